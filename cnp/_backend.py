@@ -1,0 +1,81 @@
+"""What the two backends of cnp/native.py, the compiled core and cnp/_pure.py, have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+from cnp.errors import MemoryFault, OperandError, RangeError
+from cnp.signature import Signature
+
+#: Fails a callable: (kind, trap code, address of the frame, index of the operation). It should raise; what it
+#: returns instead becomes the result of the call.
+Failed = Callable[[int, int, int, int], object]
+
+CELL_WIDTHS = (1, 2, 4, 8)
+
+
+class Helper(NamedTuple):
+    """A Python callable as a C function: alive as long as `keepalive` is."""
+
+    address: int
+    keepalive: object
+
+
+class CallableSpec(NamedTuple):
+    """What make_callable() was given, its signature read."""
+
+    enter: int
+    code: int
+    signature: Signature
+    header_size: int
+    state: bytes
+    frame_bytes: int
+    depth: int
+    name: str
+    doc: str
+    failed: Failed
+    keepalive: object
+
+
+class Backend(Protocol):
+    """What the compiled core and the pure fall-back have in common."""
+
+    ffi: Any
+
+    def run(self, enter: int, frame: int, code: int) -> None: ...
+    def poll_address(self) -> int: ...
+    def current_context(self) -> int: ...
+    def keep_exception(self, exception: BaseException) -> None: ...
+    def take_exception(self) -> BaseException | None: ...
+    def make_callable(self, spec: CallableSpec) -> Callable[..., Any]: ...
+    def flush(self, address: int, size: int) -> None: ...
+    def fork_count(self) -> int: ...
+    def stack_left(self) -> int: ...
+    def cell_load(self, address: int, width: int) -> int: ...
+    def cell_store(self, address: int, width: int, value: int) -> None: ...
+    def cell_add(self, address: int, width: int, value: int) -> int: ...
+    def cell_compare_exchange(self, address: int, width: int, expected: int, desired: int) -> int: ...
+
+
+def check_cell(address: int, width: int) -> None:
+    """OperandError: the width is none of 1, 2, 4, 8. RangeError: the address is not a multiple of it."""
+    if width not in CELL_WIDTHS:
+        raise OperandError(f"a cell has 1, 2, 4 or 8 bytes, not {width}", value=width, allowed=CELL_WIDTHS)
+    if address % width:
+        message = f"cell at {address:#x}: not a multiple of {width}"
+        raise RangeError(message, value=address, low=0, high=(1 << 64) - 1, align=width)
+
+
+def closure(
+    ffi: Any, signature: Signature, fn: Callable[..., object], error: int | None, raised: Callable[..., None]
+) -> Any:
+    """A C function of `signature` that calls `fn`; where that raises, `raised` is called, `error` returned.
+
+    MemoryFault (field call): the system forbids memory that is writable and executable: libffi needs it.
+    """
+    try:
+        return ffi.callback(signature.c, fn, error, raised)
+    except MemoryError as fault:
+        message = f"calls into Python need a libffi closure, which the system refuses: {fault}"
+        raise MemoryFault(message, call="ffi.callback", errno=None, size=None) from fault

@@ -1,0 +1,68 @@
+"""How cnp._core is compiled: _core.c behind cffi in API mode, for the limited API (one wheel for all
+Pythons).
+
+setuptools takes it as `cffi_modules=["cnp/_core_build.py:ffibuilder"]`; `python cnp/_core_build.py` compiles
+the module in place, for work on the sources.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from cffi import FFI  # type: ignore[import-untyped]
+
+DECLARATIONS = """
+    struct cnp_cell { uint64_t value; int status; };
+    int cnp_install(uintptr_t table, uintptr_t main);
+    void cnp_run(uintptr_t enter, uintptr_t frame, uintptr_t code);
+    uint64_t cnp_poll(void *context);
+    uintptr_t cnp_context(void);
+    void cnp_raise(uint64_t code);
+    uint64_t cnp_stack_left(void);
+    int64_t cnp_fork_count(void);
+    void cnp_flush(uintptr_t address, size_t size);
+    struct cnp_cell cnp_cell_load(uintptr_t address, unsigned width);
+    struct cnp_cell cnp_cell_store(uintptr_t address, unsigned width, uint64_t value);
+    struct cnp_cell cnp_cell_add(uintptr_t address, unsigned width, uint64_t value);
+    struct cnp_cell cnp_cell_compare_exchange(uintptr_t address, unsigned width, uint64_t expected,
+                                              uint64_t desired);
+"""
+
+HERE = Path(__file__).parent
+
+ffibuilder = FFI()
+ffibuilder.cdef(DECLARATIONS)
+# The text goes into the file that cffi writes, which has the same name: an #include would find itself.
+ffibuilder.set_source(
+    "cnp._core",
+    '#line 1 "cnp/_core.c"\n' + (HERE / "_core.c").read_text(encoding="utf-8"),
+    py_limited_api=True,
+    define_macros=[("Py_LIMITED_API", "0x030a0000")],
+    libraries=["pthread"],
+    extra_compile_args=[
+        "-std=gnu11",
+        "-O2",
+        "-fno-strict-aliasing",  # frames are memory of the generated code's types
+        "-Wall",
+        "-Wextra",
+        "-Wno-missing-field-initializers",  # cffi's own tables
+    ],
+)
+
+
+def compile_in_place() -> Path:
+    """Compiles the module and puts it beside this file; returns its path."""
+    with tempfile.TemporaryDirectory() as folder:
+        built = Path(ffibuilder.compile(tmpdir=folder))
+        place = HERE / built.name
+        fresh = place.with_suffix(".new")
+        shutil.copyfile(built, fresh)
+        os.replace(fresh, place)  # a running process keeps the old one
+        return place
+
+
+if __name__ == "__main__":
+    print(compile_in_place())

@@ -1,0 +1,112 @@
+"""Which bodies call helpers, and what the helpers' prototypes are: read off clang's unoptimised IR.
+
+An operation that calls a helper must look afterwards whether the helper wants to leave (a Python exception). The
+others must not pay for that.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from cnp.build.discover import Source
+from cnp.build.toolchain import Toolchain
+from cnp.errors import BuildError, ToolError
+
+#: A target on which IR says of each 32-bit argument whether it is signed.
+TELLING = "--target=powerpc64le-unknown-linux-gnu"
+NAME = r'@"?([\w.$]+)"?'
+
+
+@dataclass(frozen=True, slots=True)
+class Helpers:
+    """callers: bodies (`mul`, `mul_slow`) that call a helper. signatures: helper -> C text, `i64(ptr, i32)`."""
+
+    callers: frozenset[str]
+    signatures: dict[str, str]
+
+
+def find(source: Source, toolchain: Toolchain, flags: list[str]) -> Helpers:
+    """Compile one probe for each body and follow the calls."""
+    text = probe_source(source)
+    try:
+        ir = toolchain.compile(
+            TELLING, *flags, "-std=gnu2x", "-ffreestanding", "-Wno-everything", "-Xclang", "-disable-llvm-passes",
+            "-emit-llvm", "-S", "-x", "c", "-", "-o", "-", text=text, cwd=source.path.resolve().parent,
+        )  # fmt: skip
+    except ToolError as error:
+        raise BuildError(error.message, op="", line=0, target="") from error
+    graph, declared = call_graph(ir)
+    bodies = [item.name + part for item in source.declarations for part in ("", "_slow")]
+    callers = frozenset(name for name in bodies if reaches(graph, f"cnp_probe_{name}", set(declared)))
+    return Helpers(callers, {name: signature for name, signature in declared.items()})
+
+
+def probe_source(source: Source) -> str:
+    """A function for each body that does nothing but call it."""
+    lines = [f'#include "{source.path.name}"', "cnp_word cnp_native_call(cnp_state *s, cnp_func f, void *b) { return (cnp_word){0}; }"]
+    lines += ["CNP_INLINE cnp_word cnp_call(cnp_state *s, cnp_func f, void *b) { return cnp_native_call(s, f, b); }"]
+    for item in source.declarations:
+        if item.kind in ("op", "slow"):
+            parameters = "".join(f", __typeof__({parameter(o.kind, o.ctype)}) a{n}" for n, o in enumerate(item.operands))
+            values = "".join(f", a{n}" for n in range(len(item.operands)))
+            for part in ("", "_slow") if item.kind == "slow" else ("",):
+                name = item.name + part
+                lines.append(f"cnp_go cnp_probe_{name}(cnp_state *s{parameters}) {{ return {name}(s{values}); }}")
+    return "\n".join(lines) + "\n"
+
+
+def parameter(kind: str, ctype: str) -> str:
+    """The C type of an operand as the body takes it."""
+    fixed = {"imm": ctype, "label": "cnp_label", "func": "cnp_func", "table": "const cnp_label *"}
+    return fixed.get(kind, f"{ctype} *")
+
+
+def call_graph(ir: str) -> tuple[dict[str, set[str]], dict[str, str]]:
+    """Function -> functions it calls; declared function -> its C signature. Intrinsics do not count."""
+    graph: dict[str, set[str]] = {}
+    declared: dict[str, str] = {}
+    current = ""
+    for line in ir.splitlines():
+        if line.startswith("define") and (found := re.search(NAME + r"\(", line)):
+            current = found[1]
+            graph[current] = set()
+        elif line.startswith("declare") and (found := re.search(rf"declare (.*?){NAME}\((.*)\)", line)):
+            if not found[2].startswith("llvm."):
+                declared[found[2]] = signature(found[1], found[3])
+        elif current and (found := re.search(rf"\bcall\b[^@]*{NAME}\(", line)):
+            graph[current].add(found[1])
+    return graph, declared
+
+
+def signature(result: str, arguments: str) -> str:
+    """C text from IR types."""
+    types = [ctype(part) for part in arguments.split(",")] if arguments else []
+    return f"{ctype(result)}({', '.join(types)})"
+
+
+def ctype(text: str) -> str:
+    """One IR type with its attributes as C text. Two words returned together are not a helper's type."""
+    words = text.split()
+    base = next((w for w in words if re.fullmatch(r"void|ptr|float|double|i\d+|\.\.\.", w)), "")
+    names = {"void": "void", "ptr": "void *", "float": "float", "double": "double"}
+    if base in names:
+        return names[base]
+    if found := re.fullmatch(r"i(\d+)", base):
+        bits = "8" if found[1] == "1" else found[1]
+        return f"{'u' if 'zeroext' in words else ''}int{bits}_t"
+    return "?"
+
+
+def reaches(graph: dict[str, set[str]], start: str, wanted: set[str]) -> bool:
+    seen, todo = set(), [start]
+    while todo:
+        name = todo.pop()
+        if name in wanted:
+            return True
+        if name not in seen:
+            seen.add(name)
+            todo += graph.get(name, ())
+    return False
+
+

@@ -1,0 +1,162 @@
+"""First look at a C source: which operations, state and result it declares.
+
+clang preprocesses the source with CNP_DISCOVER defined; the header then leaves a mark at every declaration, a
+`#pragma cnp …` line, and the preprocessor's line markers tell where it stands.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from cnp.build.toolchain import Toolchain
+from cnp.errors import BuildError
+from cnp.stencil import Operand
+
+KINDS = {"imm": 2, "slot": 2, "cell": 2, "symbol": 2, "label": 1, "func": 1, "table": 1}
+INTEGERS = {f"{sign}{bits}": bits // 8 for sign in "iu" for bits in (8, 16, 32, 64)}
+SCALARS = INTEGERS | {"f32": 4, "f64": 8}
+MOST_OPERANDS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """One operation as it is written. kind: op, slow (an op with a slow part), pure, test, trap, load, store.
+
+    result: C type of a pure operation's value. immediates: operand name -> immediate type that it may be.
+    """
+
+    kind: str
+    name: str
+    operands: tuple[Operand, ...]
+    result: str
+    immediates: dict[str, str]
+    file: str
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A vocabulary: state as (type, name) in order, the name of the result, the declarations in order."""
+
+    path: Path
+    state: tuple[tuple[str, str], ...]
+    result: str
+    declarations: tuple[Declaration, ...]
+
+
+def discover(path: Path, toolchain: Toolchain, flags: list[str]) -> Source:
+    """Read the declarations of a C source. BuildError at the user's line for what is not understood."""
+    text = toolchain.compile("-E", "-DCNP_DISCOVER", *flags, path)
+    state: list[tuple[str, str]] = []
+    result = ""
+    found: dict[str, Declaration] = {}
+    for mark, file, line in marks(text):
+        kind, _, rest = mark.partition(" ")
+        if kind == "state":
+            name, _, ctype = rest.partition(" ")
+            state.append((ctype.strip(), name))
+        elif kind == "result":
+            result = "" if rest == "CNP_RESULT" else rest
+        else:
+            new = declaration(kind, rest, file, line)
+            if new.name in found:
+                raise BuildError(f"{file}:{line}: operation {new.name!r} is declared twice", op=new.name, line=line)
+            found[new.name] = new
+    if not found:
+        raise BuildError(f"{path}: no operation found: declare some with CNP_OP(name, operands) {{ … }}", op="", line=0)
+    if result and result not in {name for _, name in state}:
+        raise BuildError(f"{path}: CNP_RESULT is {result!r}, which is no state field", op="", line=0)
+    return Source(path, tuple(state), result, tuple(found.values()))
+
+
+def marks(text: str) -> Iterator[tuple[str, str, int]]:
+    """(mark, file, line) for each `#pragma cnp` line of preprocessed text."""
+    file, line = "", 0
+    for row in text.splitlines():
+        if marker := re.match(r'# (\d+) "(.*?)"', row):
+            line, file = int(marker[1]), marker[2]
+            continue
+        if row.startswith("#pragma cnp "):
+            yield " ".join(row.removeprefix("#pragma cnp ").split()), file, line
+            continue  # a pragma stands on a line of its own that the source does not have
+        line += 1
+
+
+def declaration(kind: str, rest: str, file: str, line: int) -> Declaration:
+    """One mark as a declaration."""
+    name, _, rest = rest.partition(" ")
+    where = f"{file}:{line}: operation {name!r}"
+    if kind in ("op", "slow"):
+        operands = tuple(operand(text, where, name, line) for text in split(rest))
+        if len(operands) > MOST_OPERANDS:
+            raise BuildError(f"{where}: at most {MOST_OPERANDS} operands", op=name, line=line)
+        return Declaration(kind, name, operands, "", {}, file, line)
+    if kind in ("load", "store"):
+        return memory(kind, name, rest.split(), where, file, line)
+    result, _, rest = rest.partition(" ")
+    inner, flags = parenthesised(rest)
+    immediates = dict(pair(text) for text in re.findall(r"IMM\(([^)]*)\)", flags))
+    inputs = tuple(typed(text, immediates, where, name, line) for text in split(inner))
+    if result not in SCALARS:
+        raise BuildError(f"{where}: a value of type {result!r} has no place in a slot", op=name, line=line)
+    operands = (Operand("out", result, "d"), *inputs)
+    return Declaration(kind, name, operands, result, immediates, file, line)
+
+
+def memory(kind: str, name: str, types: list[str], where: str, file: str, line: int) -> Declaration:
+    """A load d <- [base + offset] or a store [base + offset] <- a."""
+    value, cell = types
+    if value not in SCALARS or cell not in SCALARS:
+        raise BuildError(f"{where}: load and store take scalar types, not {value} and {cell}", op=name, line=line)
+    address = (Operand("in", "u64", "base"), Operand("imm", "i32", "offset"))
+    first = Operand("out", value, "d")
+    operands = (first, *address) if kind == "load" else (*address, Operand("in", value, "a"))
+    return Declaration(kind, name, operands, value, {"memory": cell}, file, line)
+
+
+def operand(text: str, where: str, name: str, line: int) -> Operand:
+    """`kind(type, name)` or `kind(name)`."""
+    found = re.fullmatch(r"(\w+) ?\((.*)\)", text)
+    parts = [part.strip() for part in found[2].split(",")] if found else []
+    if found is None or KINDS.get(found[1]) != len(parts):
+        forms = ", ".join(f"{kind}({'type, ' * (count - 1)}name)" for kind, count in KINDS.items())
+        raise BuildError(f"{where}: operand {text!r} is none of {forms}", op=name, line=line)
+    ctype, label = ("", *parts)[-2:]
+    if found[1] == "imm" and ctype not in SCALARS and not ctype.endswith("*"):
+        allowed = ", ".join(SCALARS)
+        raise BuildError(f"{where}: an immediate is a pointer or one of {allowed}", op=name, line=line)
+    return Operand(found[1], ctype, label)
+
+
+def typed(text: str, immediates: dict[str, str], where: str, name: str, line: int) -> Operand:
+    """A parameter `type name` of a pure operation."""
+    ctype, label = pair(text, None)
+    if ctype not in SCALARS:
+        raise BuildError(f"{where}: parameter {text!r}: use one of {', '.join(SCALARS)}", op=name, line=line)
+    return Operand("in/imm" if label in immediates else "in", ctype, label)
+
+
+def pair(text: str, separator: str | None = ",") -> tuple[str, str]:
+    """Two words."""
+    first, second = (part.strip() for part in text.split(separator))
+    return first, second
+
+
+def split(text: str) -> list[str]:
+    """The comma-separated parts outside of parentheses."""
+    parts, depth, start = [], 0, 0
+    for position, letter in enumerate(text + ","):
+        depth += {"(": 1, ")": -1}.get(letter, 0)
+        if letter == "," and depth == 0:
+            parts.append(text[start:position].strip())
+            start = position + 1
+    return [part for part in parts if part]
+
+
+def parenthesised(text: str) -> tuple[str, str]:
+    """The inside of the leading parentheses and what follows them."""
+    end = text.index(")")
+    return text[text.index("(") + 1 : end], text[end + 1 :]

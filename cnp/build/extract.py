@@ -1,0 +1,205 @@
+"""Object file -> stencils, routines and constants. The only place that reads ELF.
+
+Every section and relocation must be known; what is not is refused with its name, because code that is missing a
+relocation runs and is wrong. Pairs are resolved by the target, so that each hole stands alone.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from elftools.elf.elffile import ELFFile
+from elftools.elf.relocation import RelocationSection
+from elftools.elf.sections import Section, SymbolTableSection
+
+from cnp.errors import BuildError
+from cnp.stencil import Block, Constant, Hole, Leave, Stencil, What
+from cnp.target import Field, Formula, Record, Target
+
+ALLOCATED = 0x2
+STENCIL_SECTION = re.compile(r"cnp\.(hot|cold)\.([\w.]+?)(\.far)?")
+IGNORED = re.compile(r"\.(note|comment|llvm_addrsig|debug|eh_frame|pdr|reginfo|MIPS|gnu\.attributes|riscv\.attributes)")
+OPERAND = re.compile(r"cnp\.(target\.)?(\d)(\.lit)?")
+
+
+@dataclass
+class Extracted:
+    """What the objects of one build hold. stencils: key (`add.0`, `add.0.far`) -> code. imports: helpers by name."""
+
+    stencils: dict[str, Stencil] = field(default_factory=dict)
+    routines: dict[str, Block] = field(default_factory=dict)
+    constants: list[Constant] = field(default_factory=list)
+    imports: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where a relocation stands, for messages."""
+
+    target: Target
+    section: str
+
+    def refuse(self, what: str, **evidence: object) -> BuildError:
+        return BuildError(f"{self.section} on {self.target.name}: {what}", target=self.target.name, section=self.section, **evidence)
+
+
+def extract(objects: list[bytes], target: Target, stack: dict[str, int]) -> Extracted:
+    """Read all objects of one vocabulary. stack: native stack of each stencil, in bytes."""
+    result = Extracted()
+    routine_names = sorted({name for image in objects for name in routine_sections(ELFFile(io.BytesIO(image)))})
+    for image in objects:
+        Reader(ELFFile(io.BytesIO(image)), target, result, routine_names, stack).read()
+    result.routines = dict(sorted(result.routines.items()))
+    return result
+
+
+def routine_sections(elf: ELFFile) -> Iterator[str]:
+    for section in elf.iter_sections():
+        if section.name.startswith(".text.") and section.data_size:
+            yield section.name.removeprefix(".text.")
+
+
+class Reader:
+    """One object on its way into `result`."""
+
+    def __init__(
+        self, elf: ELFFile, target: Target, result: Extracted, routines: list[str], stack: dict[str, int]
+    ) -> None:
+        self.elf, self.target, self.result = elf, target, result
+        self.routines, self.stack = routines, stack
+        self.sections: list[Section] = list(elf.iter_sections())
+        self.constants: dict[tuple[str, int], int] = {}
+
+    def read(self) -> None:
+        if self.elf["e_machine"] != self.elf_machine():
+            raise Site(self.target, "object").refuse(f"it is for machine {self.elf['e_machine']}")
+        records = self.records()
+        parts: dict[str, dict[str, Block]] = {}
+        for section in self.sections:
+            if section.name in records and not self.is_code(section):
+                if section["sh_flags"] & ALLOCATED and not IGNORED.match(section.name):
+                    raise Site(self.target, section.name).refuse("data that needs relocations has no place in a stencil")
+            elif found := STENCIL_SECTION.fullmatch(section.name):
+                key = found[2] + (found[3] or "")
+                parts.setdefault(key, {})[found[1]] = self.block(section, records.get(section.name, []))
+            elif section.name.startswith(".text.") and section.data_size:
+                name = section.name.removeprefix(".text.")
+                self.result.routines[name] = self.block(section, records.get(section.name, []))
+            else:
+                self.check_known(section)
+        for key, blocks in parts.items():
+            ordered = tuple(blocks[part] for part in ("hot", "cold") if part in blocks)
+            self.result.stencils[key] = Stencil(ordered, self.stack.get(key.removesuffix(".far"), 0))
+
+    def elf_machine(self) -> str | int:
+        names = {8: "EM_MIPS", 21: "EM_PPC64", 62: "EM_X86_64", 183: "EM_AARCH64", 243: "EM_RISCV"}
+        return names.get(self.target.machine, self.target.machine)
+
+    def is_code(self, section: Section) -> bool:
+        return bool(STENCIL_SECTION.fullmatch(section.name)) or section.name.startswith(".text")
+
+    def check_known(self, section: Section) -> None:
+        known = section.name.startswith(".rodata") or IGNORED.match(section.name) or not section["sh_flags"] & ALLOCATED
+        if not known and section.data_size:
+            hint = "use cells, slots or helpers for what changes" if section.name.startswith((".data", ".bss")) else ""
+            raise Site(self.target, section.name).refuse(f"a section that no stencil may have ({hint or 'unknown'})")
+
+    def block(self, section: Section, records: list[Record]) -> Block:
+        """One section as code with holes."""
+        site = Site(self.target, section.name)
+        holes = [hole for record in self.target.pairs(records) for hole in self.holes(site, record)]
+        code = section.data()
+        holes = sorted(stand_alone(holes, self.target.fields), key=lambda hole: (hole.offset, hole.field))
+        for hole in holes:
+            if not 0 <= hole.offset <= len(code) - self.target.fields[hole.field].size:
+                raise site.refuse(f"a relocation at {hole.offset:#x} lies outside of the section")
+        size = self.target.jump_size
+        ends = bool(holes) and holes[-1].what is What.NEXT and holes[-1].offset >= len(code) - size
+        return Block(code, tuple(holes), size if ends else 0, max(1, section["sh_addralign"]))
+
+    def records(self) -> dict[str, list[Record]]:
+        """Relocations by the section they change."""
+        found: dict[str, list[Record]] = {}
+        for section in self.sections:
+            if isinstance(section, RelocationSection):
+                symbols = self.sections[section["sh_link"]]
+                assert isinstance(symbols, SymbolTableSection)
+                changed = self.sections[section["sh_info"]].name
+                if not section.is_RELA():
+                    raise Site(self.target, changed).refuse("relocations without addends")
+                found[changed] = [self.record(raw, symbols) for raw in section.iter_relocations()]
+        return found
+
+    def record(self, raw: object, symbols: SymbolTableSection) -> Record:
+        entry = raw.entry  # type: ignore[attr-defined]
+        kind = entry["r_info_type"]
+        if "r_type2" in entry:  # MIPS n64 composes up to three
+            kind = entry["r_type"] | entry["r_type2"] << 8 | entry["r_type3"] << 16
+        symbol = symbols.get_symbol(entry["r_info_sym"])
+        index = symbol["st_shndx"]
+        section = self.sections[index].name if isinstance(index, int) else ""
+        offset, addend = entry["r_offset"], entry["r_addend"]
+        return Record(offset, kind, symbol.name or section, section, symbol["st_value"], addend, offset)
+
+    def holes(self, site: Site, record: Record) -> Iterator[Hole]:
+        """The holes of one relocation."""
+        if record.type not in self.target.relocations:
+            raise site.refuse(f"relocation type {record.type:#x} at {record.offset:#x} is not known", type=record.type)
+        what, index, addend = self.meaning(site, record)
+        for piece in self.target.relocations[record.type]:
+            place = record.place + (piece.at if record.place == record.offset and not piece.keep_place else 0)
+            yield Hole(record.offset + piece.at, piece.field, what, index, addend + piece.addend, place)
+
+    def meaning(self, site: Site, record: Record) -> tuple[What, int, int]:
+        """What a symbol stands for, with the addend that is then left."""
+        name, addend = record.symbol, record.addend
+        if found := OPERAND.fullmatch(name):
+            what = What.TARGET if found[1] else What.LITERAL if found[3] else What.OPERAND
+            return what, int(found[2]), addend
+        if name == "cnp.next":
+            return What.NEXT, 0, addend
+        if name == "cnp.position":
+            return What.POSITION, 0, addend
+        if name.startswith("cnp.leave."):
+            return What.LEAVE, Leave[name.removeprefix("cnp.leave.").upper()], addend
+        if found := STENCIL_SECTION.fullmatch(record.section):
+            return What.BLOCK, ("hot", "cold").index(found[1]), addend + record.value
+        if record.section.startswith(".text."):
+            return What.ROUTINE, self.routines.index(record.section.removeprefix(".text.")), addend + record.value
+        if record.section.startswith(".rodata"):
+            return What.DATA, *self.constant(record)
+        if record.section:
+            raise site.refuse(f"it refers to section {record.section} ({name}); use cells, slots or helpers for data")
+        if name.startswith("cnp."):
+            raise site.refuse(f"symbol {name!r} has no meaning")
+        if name not in self.result.imports:
+            self.result.imports.append(name)
+        return What.IMPORT, self.result.imports.index(name), addend
+
+    def constant(self, record: Record) -> tuple[int, int]:
+        """Index of the constant that a relocation reads, and the addend left. One entry of a mergeable section, or
+        the whole section where only the section is named."""
+        section = next(s for s in self.sections if s.name == record.section)
+        size = section["sh_entsize"]
+        single = record.symbol != record.section and size
+        start, length = (record.value, size) if single else (0, section.data_size)
+        data = Constant(section.data()[start : start + length], max(1, section["sh_addralign"]))
+        if data not in self.result.constants:
+            self.result.constants.append(data)
+        return self.result.constants.index(data), record.addend + (0 if single else record.value)
+
+
+def stand_alone(holes: list[Hole], fields: dict[str, Field]) -> list[Hole]:
+    """Low halves without a high half beside them are checked by the field that says what fits alone."""
+
+    def is_high(hole: Hole) -> bool:
+        return fields[hole.field].carry != 0 or fields[hole.field].formula is Formula.PAGE
+
+    highs = {(hole.what, hole.index) for hole in holes if is_high(hole)}
+    return [
+        replace(hole, field=alone) if (alone := fields[hole.field].alone) and (hole.what, hole.index) not in highs else hole
+        for hole in holes
+    ]

@@ -1,0 +1,277 @@
+"""The stencil file: write it, check it, read operations out of it on first use.
+
+    0    magic        8 bytes  "CNPLIB1\\n"
+    8    head length  u32      all integers little-endian, whatever the target
+    12   digest       32 bytes SHA-256 of everything that follows
+    44   head         JSON     facts, operations, forms, state, imports, routines, constants (docs/file-format.md)
+    ..   tables       stencils 16 bytes each: first block u32, blocks u32, native stack u32, 0
+                      blocks   24 bytes each: code offset u32, code length u32, first hole u32, holes u32, tail u32, align u32
+                      holes    20 bytes each: offset u32, place i32, addend i64, field u8, what u8, index u16
+    ..   code         bytes of all blocks, then of all constants
+
+Loading a stencil file is loading code: the digest, every offset and every index are checked in one pass before
+anything is used. Objects are made when an operation is first asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from cnp import targets
+from cnp.errors import LibraryError, OperandError
+from cnp.stencil import (
+    Accept,
+    Block,
+    Constant,
+    Form,
+    Hole,
+    Import,
+    Operand,
+    Operation,
+    StateField,
+    Stencil,
+    What,
+)
+from cnp.target import Target
+
+MAGIC = b"CNPLIB1\n"
+FORMAT = 1
+HEAD = struct.Struct("<8sI32s")
+STENCIL = struct.Struct("<IIII")
+BLOCK = struct.Struct("<IIIIII")
+HOLE = struct.Struct("<IiqBBH")
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What the builder hands over to be written. `facts`: target, clang, flags, digest of the inputs, …"""
+
+    facts: dict[str, Any]
+    operations: tuple[Operation, ...]
+    routines: dict[str, Block]
+    constants: tuple[Constant, ...]
+    imports: tuple[Import, ...]
+    state: tuple[StateField, ...]
+    state_size: int
+    header_size: int
+    result: str
+
+
+class Writer:
+    """Collects tables while the head is put together."""
+
+    def __init__(self, fields: list[str]) -> None:
+        self.fields = {name: number for number, name in enumerate(fields)}
+        self.stencils: list[bytes] = []
+        self.blocks: list[bytes] = []
+        self.holes: list[bytes] = []
+        self.code = bytearray()
+
+    def stencil(self, stencil: Stencil | None) -> int:
+        """Number of the stencil in its table; -1 for none."""
+        if stencil is None:
+            return -1
+        first = len(self.blocks)
+        for block in stencil.blocks:
+            self.block(block)
+        self.stencils.append(STENCIL.pack(first, len(stencil.blocks), stencil.stack, 0))
+        return len(self.stencils) - 1
+
+    def block(self, block: Block) -> int:
+        start, first = self.bytes(block.code), len(self.holes)
+        for h in block.holes:
+            self.holes.append(HOLE.pack(h.offset, h.place, h.addend, self.fields[h.field], h.what, h.index))
+        self.blocks.append(BLOCK.pack(start, len(block.code), first, len(block.holes), block.tail, block.align))
+        return len(self.blocks) - 1
+
+    def bytes(self, data: bytes) -> int:
+        """Offset of `data` in the code; equal data is stored once."""
+        start = self.code.find(data) if len(data) >= 8 else -1
+        if start < 0:
+            start = len(self.code)
+            self.code += data
+        return start
+
+
+def pack(built: Built) -> bytes:
+    """The stencil file as bytes: the same for the same input."""
+    target = targets.get(built.facts["target"])
+    writer = Writer(list(target.fields))
+    operations = [
+        [
+            op.name,
+            op.line,
+            [[operand.kind, operand.ctype, operand.name] for operand in op.operands],
+            [
+                [[[a.kind, a.low, a.high, a.align] for a in form.accepts], writer.stencil(form.near), writer.stencil(form.far)]
+                for form in op.forms
+            ],
+        ]
+        for op in built.operations
+    ]
+    routines = [[name, writer.block(block)] for name, block in built.routines.items()]
+    constants = [[writer.bytes(item.data), len(item.data), item.align] for item in built.constants]
+    head = {
+        "format": FORMAT,
+        **built.facts,
+        "fields": list(target.fields),
+        "state": [[f.name, f.ctype, f.offset, f.size] for f in built.state],
+        "state_size": built.state_size,
+        "header_size": built.header_size,
+        "result": built.result,
+        "imports": [[item.name, item.signature] for item in built.imports],
+        "operations": operations,
+        "routines": routines,
+        "constants": constants,
+        "counts": [len(writer.stencils), len(writer.blocks), len(writer.holes), len(writer.code)],
+    }
+    text = json.dumps(head, separators=(",", ":"), ensure_ascii=True).encode()
+    rest = b"".join([text, *writer.stencils, *writer.blocks, *writer.holes, bytes(writer.code)])
+    return HEAD.pack(MAGIC, len(text), hashlib.sha256(rest).digest()) + rest
+
+
+class Library:
+    """A vocabulary for one target, ready to assemble with.
+
+    operations: names in order. `library["add"]` makes the Operation on first use. state, imports, routines,
+    constants as in the builder's hand-over; facts: target, clang, flags, digest of the inputs.
+    """
+
+    def __init__(self, data: bytes, path: str = "<bytes>") -> None:
+        self.path = path
+        head, body = self._open(data)
+        self.facts: dict[str, Any] = head
+        self.target: Target = targets.get(str(head["target"]))
+        self._read(head, body)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Library:
+        """Read and check a stencil file. LibraryError says what is wrong with it."""
+        try:
+            data = Path(path).read_bytes()
+        except OSError as error:
+            raise LibraryError(f"{path}: {error.strerror}; build it with build_stencils.py", path=str(path)) from error
+        return cls(data, str(path))
+
+    def _refuse(self, what: str) -> LibraryError:
+        return LibraryError(f"{self.path}: {what}", path=self.path)
+
+    def _open(self, data: bytes) -> tuple[dict[str, Any], memoryview]:
+        """Check magic, length and digest; split head and tables."""
+        if len(data) < HEAD.size or data[:8] != MAGIC:
+            raise self._refuse("this is no stencil file of format 1; rebuild it")
+        _, length, digest = HEAD.unpack_from(data)
+        view = memoryview(data)[HEAD.size :]
+        if hashlib.sha256(view).digest() != digest:
+            raise self._refuse("the digest does not match: the file is damaged; rebuild it")
+        try:
+            head = json.loads(bytes(view[:length]))
+        except ValueError as error:
+            raise self._refuse(f"the head is no JSON ({error})") from error
+        if not isinstance(head, dict) or head.get("format") != FORMAT:
+            raise self._refuse("the head is of another format")
+        return head, view[length:]
+
+    def _read(self, head: dict[str, Any], body: memoryview) -> None:
+        """Take the facts apart and check every table. KeyErrors and the like mean a head of another shape."""
+        try:
+            self.state = tuple(StateField(*item) for item in head["state"])
+            self.state_size = int(head["state_size"])
+            self.header_size = int(head["header_size"])
+            self.result = str(head["result"])
+            self.imports = tuple(Import(*item) for item in head["imports"])
+            self._rows = {str(row[0]): (index, row) for index, row in enumerate(head["operations"])}
+            self._routines = {str(name): int(block) for name, block in head["routines"]}
+            self._constants = [(int(a), int(b), int(c)) for a, b, c in head["constants"]]
+            self._fields = [str(name) for name in head["fields"]]
+            counts = [int(count) for count in head["counts"]]
+            self._check(counts, body)
+        except (KeyError, TypeError, ValueError, struct.error) as error:
+            raise self._refuse(f"the head is not what format 1 says ({error!r})") from error
+        self.operations = tuple(self._rows)
+        self._cache: dict[str, Operation] = {}
+
+    def _check(self, counts: list[int], body: memoryview) -> None:
+        """One pass over the tables: every index and offset lies within what it points into."""
+        stencils, blocks, holes, code = counts
+        sizes = [stencils * STENCIL.size, blocks * BLOCK.size, holes * HOLE.size, code]
+        if min(counts) < 0 or sum(sizes) != len(body) or self._fields != list(self.target.fields):
+            raise self._refuse("its tables do not have the sizes that the head says")
+        ends = [sum(sizes[: number + 1]) for number in range(4)]
+        self._stencils = list(STENCIL.iter_unpack(body[: ends[0]]))
+        self._blocks = list(BLOCK.iter_unpack(body[ends[0] : ends[1]]))
+        self._holes = list(HOLE.iter_unpack(body[ends[1] : ends[2]]))
+        self._code = bytes(body[ends[2] :])
+        units = [fld.size for fld in self.target.fields.values()]
+        most = [6, 6, 1, 4, 2, len(self._constants), 6, len(self.imports), len(self._routines), 1]
+        bad = any(first + count > blocks for first, count, _, _ in self._stencils)
+        bad |= any(start + size > code or first + count > holes or tail > size or align & (align - 1) or not align
+                   for start, size, first, count, tail, align in self._blocks)  # fmt: skip
+        for _, size, first, count, _, _ in self._blocks:
+            for offset, _, _, fld, what, index in self._holes[first : first + count]:
+                if fld >= len(units) or offset + units[fld] > size or what >= len(most) or index >= most[what]:
+                    bad = True
+        for _, row in self._rows.values():
+            for _, near, far in row[3]:
+                bad |= not 0 <= near < stencils or not -1 <= far < stencils
+        bad |= any(not 0 <= start <= start + size <= code for start, size, _ in self._constants)
+        bad |= any(not 0 <= block < blocks for block in self._routines.values())
+        if bad:
+            raise self._refuse("an entry points outside of its table")
+
+    # ---- objects, made when they are asked for
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._rows
+
+    def __getitem__(self, name: str) -> Operation:
+        """The operation of that name; OperandError if there is none."""
+        known = self._cache.get(name)
+        if known is None:
+            if name not in self._rows:
+                raise OperandError(f"no operation {name!r} in {self.path}", op=name, operand="", value=None, allowed="")
+            index, (_, line, operands, forms) = self._rows[name]
+            known = Operation(
+                name,
+                index,
+                tuple(Operand(*item) for item in operands),
+                tuple(self._form(*form) for form in forms),
+                line,
+            )
+            self._cache[name] = known
+        return known
+
+    def _form(self, accepts: list[list[Any]], near: int, far: int) -> Form:
+        return Form(tuple(Accept(*item) for item in accepts), self._stencil(near), self._stencil(far) if far >= 0 else None)
+
+    def _stencil(self, number: int) -> Stencil:
+        first, count, stack, _ = self._stencils[number]
+        return Stencil(tuple(self._block(index) for index in range(first, first + count)), stack)
+
+    def _block(self, number: int) -> Block:
+        start, size, first, count, tail, align = self._blocks[number]
+        holes = tuple(
+            Hole(offset, self._fields[fld], What(what), index, addend, place)
+            for offset, place, addend, fld, what, index in self._holes[first : first + count]
+        )
+        return Block(self._code[start : start + size], holes, tail, align)
+
+    @cached_property
+    def routine_names(self) -> tuple[str, ...]:
+        return tuple(self._routines)
+
+    def routine(self, name: str) -> Block:
+        """A routine that images share, such as `cnp_enter`."""
+        if name not in self._routines:
+            raise self._refuse(f"it has no routine {name!r}")
+        return self._block(self._routines[name])
+
+    def constant(self, index: int) -> Constant:
+        start, size, align = self._constants[index]
+        return Constant(self._code[start : start + size], align)

@@ -1,0 +1,148 @@
+"""The plain facts that flow through cnp: what a stencil is, which holes it has and which operations it serves.
+
+    Operation  "i64_add"
+      Form     slot <- slot, slot          one stencil for each shape of operands
+        Stencil   near | far               the same code with short or long conditional exits
+          Block     hot | cold             bytes
+            Hole      offset, field, what  a place that is patched once operands and addresses are known
+
+Everything here is frozen, knows no machine and does no work.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+
+class What(IntEnum):
+    """What a hole is filled with. `index` says which one of its kind."""
+
+    OPERAND = 0  #: value of operand `index`: immediate, slot offset, address of a cell, table, symbol or function
+    TARGET = 1  #: code address of label or function operand `index`
+    NEXT = 2  #: code address of the operation that follows
+    LEAVE = 3  #: stub that leaves at this operation; index: a `Leave`
+    BLOCK = 4  #: block `index` (0 hot, 1 cold) of this very operation
+    DATA = 5  #: constant `index` of the library, shared by all who read it
+    LITERAL = 6  #: literal pool slot that holds the value of operand `index`
+    IMPORT = 7  #: import `index` of the library: a helper
+    ROUTINE = 8  #: routine `index` of the library
+    POSITION = 9  #: number of this operation in its program
+
+
+class Leave(IntEnum):
+    """The ways out of generated code that need the state stored. Each has a stub and a routine."""
+
+    EXIT = 0
+    TRAP = 1
+    UNWIND = 2
+    RETURN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Hole:
+    """A field of an instruction that waits for a value.
+
+    offset: of the field's unit, in bytes from the block's start. field: name of a row in `Target.fields`.
+    place: the spec's P, in bytes from the block's start; it is not `offset` where one address is made by
+    a pair of instructions. addend: the spec's A, in bytes.
+    """
+
+    offset: int
+    field: str
+    what: What
+    index: int
+    addend: int
+    place: int
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Machine code that stays together. `tail` bytes at its end only jump to the next operation: they are
+    left out when it follows. `align` in bytes."""
+
+    code: bytes
+    holes: tuple[Hole, ...]
+    tail: int = 0
+    align: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Stencil:
+    """The code of one form of an operation: the hot block, then the cold one if there is one.
+
+    stack: bytes of native stack that it uses at most while it calls.
+    """
+
+    blocks: tuple[Block, ...]
+    stack: int = 0
+
+    @property
+    def size(self) -> int:
+        return sum(len(block.code) for block in self.blocks)
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """A declared operand. kind: imm, slot, label, cell, func, symbol, table; for the operands of pure operations
+    `out` (a slot that is written), `in` (a slot or register that is read) or `in/imm`. ctype: the C type."""
+
+    kind: str
+    ctype: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    """What one operand of a form takes: `imm` or `slot` (or another kind) within low … high, a multiple of align."""
+
+    kind: str
+    low: int
+    high: int
+    align: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """One shape of operands and its code. `far` is the same with conditional exits that reach further."""
+
+    accepts: tuple[Accept, ...]
+    near: Stencil
+    far: Stencil | None
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """An operation of a vocabulary. Its forms are ordered: the first one that takes the operands is the best."""
+
+    name: str
+    index: int
+    operands: tuple[Operand, ...]
+    forms: tuple[Form, ...]
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class StateField:
+    """A word of the pinned state. offset: bytes from the start of the saved state struct."""
+
+    name: str
+    ctype: str
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    """A helper that generated code calls by the host's ABI. signature: C text such as `i64(ptr, i32)`."""
+
+    name: str
+    signature: str
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """Read-only data that stencils share."""
+
+    data: bytes
+    align: int

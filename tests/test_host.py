@@ -1,0 +1,633 @@
+"""The host programs of all targets: mapping, calls, dumps, helpers, streams, and what failures say."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import io
+import json
+import platform
+import random
+import shutil
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import SymbolTableSection
+
+from cnp import host
+from cnp.errors import HostError, OperandError, ToolError
+from cnp.host import Call, HostImage, Segment
+from tests.support import need
+
+CLANG = [sys.executable, "-m", "ziglang", "clang"]
+LLD = [sys.executable, "-m", "ziglang", "ld.lld"]
+MASK = (1 << 64) - 1
+EFAULT, ENOSPC = 14, 28  # the same number on all targets
+
+
+@dataclass(frozen=True)
+class HostTarget:
+    """A target as the host module sees it, and the assembly that reads registers a call may change."""
+
+    name: str
+    triple: str
+    cflags: tuple[str, ...]
+    byteorder: str
+    read_integer: str
+    read_float: str
+    read_entry: str = (
+        ""  # reads the register that must hold the address of the called function, where there is one
+    )
+
+    @property
+    def qemu(self) -> str:
+        return self.name
+
+
+MIPS = ("-mno-abicalls", "-G0", "-mllvm", "-mips-tail-calls=1")
+MIPS_READS = ("move %0, $15", "dmfc1 %0, $f23", "move %0, $25")
+TARGETS = {
+    t.name: t
+    for t in (
+        HostTarget(
+            "x86_64", "x86_64-linux-gnu", ("-mno-red-zone",), "little", "mov %%r10, %0", "movq %%xmm15, %0"
+        ),
+        HostTarget(
+            "aarch64",
+            "aarch64-linux-gnu",
+            ("-ffixed-x18", "-mno-outline-atomics"),
+            "little",
+            "mov %0, x17",
+            "fmov %0, d31",
+        ),
+        HostTarget(
+            "riscv64",
+            "riscv64-linux-gnu",
+            ("-march=rv64gc", "-mcmodel=medany", "-mno-relax"),
+            "little",
+            "mv %0, t6",
+            "fmv.x.d %0, ft11",
+        ),
+        HostTarget(
+            "ppc64le", "powerpc64le-linux-gnu", (), "little", "mr %0, 11", "mfvsrd %0, 13", "mr %0, 12"
+        ),
+        HostTarget("mips64", "mips64-linux-gnuabi64", MIPS, "big", *MIPS_READS),
+        HostTarget("mips64el", "mips64el-linux-gnuabi64", MIPS, "little", *MIPS_READS),
+    )
+}
+
+LAST_PAGE = host.CODE_BASE + host.CODE_ROOM - host.PAGE
+
+# Compiled for each target and linked at the bases of code. Helpers come in as addresses.
+SOURCE = """
+typedef __INT64_TYPE__ i64; typedef __UINT64_TYPE__ u64;
+typedef __INT32_TYPE__ i32; typedef __UINT32_TYPE__ u32;
+struct record { i64 a; double d; i64 f; i32 b; u32 c; float e; u32 unused; };
+typedef i64 mix_helper(i64, i32, u32, double, float, i64);
+
+u64 weigh(u64 a, u64 b, u64 c, u64 d) { return a + 3 * b + 5 * c + 7 * d; }
+u64 load(const u64 *p) { return *p; }
+u64 count(u64 *p, u64 step) { return *p += step; }
+u64 store(u64 *p, u64 value) { *p = value; return 0; }
+u64 mix(mix_helper *helper, const struct record *r) { return helper(r->a, r->b, r->c, r->d, r->e, r->f); }
+u64 recurse(i64 (*helper)(i64), u64 n, u64 (*self)(void *, u64, void *)) {
+    return n ? 2 * self(helper, n - 1, self) + helper(n) : 0;
+}
+u64 echo(i64 (*get)(void), i64 (*put)(i64), i64 (*flush)(void)) {
+    i64 byte; u64 n = 0;
+    while ((byte = get()) >= 0) n += put(byte) == byte;
+    return n | (u64)flush() << 32;
+}
+u64 polls(u64 (*poll)(void *), i64 *context) {
+    u64 n = 0;
+    for (; --context[3] >= 0 || !poll(context); n++);
+    return n;
+}
+u64 loop(void) { for (;;) __asm__ volatile(""); }
+u64 junk_integer(i64 (*helper)(i64)) { u64 x; helper(1); __asm__ volatile(READ_INTEGER : "=r"(x)); return x; }
+u64 junk_float(i64 (*helper)(i64)) { u64 x; helper(1); __asm__ volatile(READ_FLOAT : "=r"(x)); return x; }
+u64 entry(void) { u64 x; __asm__ volatile(READ_ENTRY : "=r"(x)); return x; }
+"""
+RECORD = "qdqiIf4x"
+
+
+@dataclass(frozen=True)
+class Rig:
+    """A target with its host program, the helpers' addresses and the test routines, ready to run."""
+
+    target: HostTarget
+    program: Path
+    helpers: dict[str, int]
+    code: dict[
+        int, tuple[bytes, dict[str, int]]
+    ]  # base -> bytes linked there, addresses of the test routines
+
+    @property
+    def order(self) -> str:
+        return {"little": "<", "big": ">"}[self.target.byteorder]
+
+    def pack(self, layout: str, *values: float) -> bytes:
+        return struct.pack(self.order + layout, *values)
+
+    def at(self, name: str, base: int = host.CODE_BASE) -> int:
+        return self.code[base][1][name]
+
+    def text(self, base: int = host.CODE_BASE) -> Segment:
+        return Segment(base, self.code[base][0], "rx")
+
+    def run(self, image: HostImage, stdin: bytes = b"", timeout: float = 60.0) -> host.Report:
+        return host.run(self.target, image, stdin, timeout, self.program)
+
+    def start(
+        self, image: bytes, folder: Path, stdout: int | io.FileIO
+    ) -> subprocess.CompletedProcess[bytes]:
+        """The host program itself, on an image that host.run would not write."""
+        (folder / "image").write_bytes(image)
+        prefix = host.emulator(self.target)
+        assert prefix is not None
+        command = [*prefix, str(self.program), "image", "report"]
+        return subprocess.run(
+            command, stdout=stdout, stderr=subprocess.PIPE, cwd=folder, timeout=60, check=False
+        )
+
+
+def compile_routines(target: HostTarget, folder: Path) -> dict[int, tuple[bytes, dict[str, int]]]:
+    """SOURCE linked for each base: its bytes, and the address of each function."""
+    reads = {"INTEGER": target.read_integer, "FLOAT": target.read_float, "ENTRY": target.read_entry}
+    head = "".join(f'#define READ_{name} "{text}"\n' for name, text in reads.items())
+    (folder / "routines.c").write_text(head + SOURCE)
+    flags = [f"--target={target.triple}", *target.cflags, "-O1", "-ffreestanding", "-fno-builtin", "-fno-pic"]
+    flags += [
+        "-fno-stack-protector",
+        "-fno-asynchronous-unwind-tables",
+        "-fno-unwind-tables",
+        "-fno-jump-tables",
+    ]
+    built = folder / "routines.o"
+    subprocess.run([*CLANG, *flags, "-c", str(folder / "routines.c"), "-o", str(built)], check=True)
+    return {base: link_routines(built, base) for base in (host.CODE_BASE, LAST_PAGE, host.FAR_CODE_BASE)}
+
+
+def link_routines(built: Path, base: int) -> tuple[bytes, dict[str, int]]:
+    """The text of an object at `base`, and the addresses of its functions."""
+    linked = built.with_name(f"{base:x}")
+    subprocess.run([*LLD, f"-Ttext={base:#x}", "-e", "weigh", str(built), "-o", str(linked)], check=True)
+    elf = ELFFile(io.BytesIO(linked.read_bytes()))
+    text, table = elf.get_section_by_name(".text"), elf.get_section_by_name(".symtab")
+    assert text is not None
+    assert isinstance(table, SymbolTableSection)
+    assert text["sh_addr"] == base
+    functions = [symbol for symbol in table.iter_symbols() if symbol["st_info"]["type"] == "STT_FUNC"]
+    return text.data(), {str(symbol.name): int(symbol["st_value"]) for symbol in functions}
+
+
+def build(target: HostTarget, out: Path) -> Path:
+    return host.build_host(target.name, target.triple, target.cflags, CLANG, LLD, out)
+
+
+@pytest.fixture(scope="module", params=TARGETS)
+def rig(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Rig:
+    target = TARGETS[request.param]
+    need(importlib.util.find_spec("ziglang") is not None, "host programs are built by the ziglang wheel")
+    need(host.emulator(target) is not None, f"qemu-{target.qemu} runs the code of this target")
+    folder = tmp_path_factory.mktemp(target.name)
+    program = build(target, folder)
+    return Rig(target, program, host.symbols(target, program), compile_routines(target, folder))
+
+
+def mix_model(a: int, b: int, c: int, d: float, e: float, f: int) -> int:
+    """What cnp_test_mix gives: b sign-extended, c zero-extended, d and e by their bits."""
+    bits_of_d = int.from_bytes(struct.pack("<d", d), "little")
+    bits_of_e = int.from_bytes(struct.pack("<f", e), "little")
+    h = a
+    for word in (b, c, bits_of_d, bits_of_e, f):
+        h = h * 0x9E3779B97F4A7C15 + word
+    return h & MASK
+
+
+# ---- What the host program does ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("base", [host.CODE_BASE, host.FAR_CODE_BASE], ids=["near", "far"])
+def test_ten_thousand_calls_give_their_results_in_order(rig: Rig, base: int) -> None:
+    calls = [Call(rig.at("weigh", base), (i, -i, i * i << 32, MASK)) for i in range(10_000)]
+    report = rig.run(HostImage([rig.text(base)], calls))
+    assert report.values == [(i - 3 * i + 5 * (i * i << 32) - 7) & MASK for i in range(10_000)]
+
+
+@pytest.mark.parametrize("base", [host.DATA_BASE, host.FAR_DATA_BASE], ids=["near", "far"])
+def test_data_is_in_the_byte_order_of_the_target_and_is_dumped_after_the_calls(rig: Rig, base: int) -> None:
+    data = Segment(base, rig.pack("QQ", 0x0102030405060708, 40), "rw", size=3 * host.PAGE)
+    calls = [
+        Call(rig.at("load"), (base,)),
+        Call(rig.at("count"), (base + 8, 1)),
+        Call(rig.at("count"), (base + 8, 1)),
+    ]
+    dumps = [(base + 8, 8), (base + 3 * host.PAGE - 1, 1), (base, 4)]
+    report = rig.run(HostImage([rig.text(), data], calls, dumps))
+    assert report.values == [0x0102030405060708, 41, 42]
+    assert report.dumps == [rig.pack("Q", 42), b"\0", rig.pack("Q", 0x0102030405060708)[:4]]
+
+
+def test_missing_arguments_are_zero_and_the_entry_register_holds_the_routine(rig: Rig) -> None:
+    calls = [Call(rig.at("weigh"), (9,))]
+    if rig.target.read_entry:
+        calls.append(Call(rig.at("entry")))
+    assert rig.run(HostImage([rig.text()], calls)).values == [9, rig.at("entry")][: len(calls)]
+
+
+def test_a_large_code_segment_fills_its_room(rig: Rig) -> None:
+    below = Segment(host.CODE_BASE, b"\0", "rx", host.CODE_ROOM - host.PAGE)
+    call = Call(rig.at("weigh", LAST_PAGE), (1, 1, 1, 1))
+    assert rig.run(HostImage([below, rig.text(LAST_PAGE)], [call])).values == [16]
+
+
+# What flush_code is made of: instruction words, each with the mask of its register fields; none on x86_64.
+LI_FLUSH_ICACHE = (0x10300893, 0)  # li a7, 259 (riscv_flush_icache)
+LI_CACHEFLUSH = (0x6402144D, 0)  # daddiu $2, $0, 5197 (cacheflush)
+FLUSHES = {
+    "x86_64": [],
+    "aarch64": [(0xD50B7B20, 0x1F), (0xD50B7520, 0x1F), (0xD5033FDF, 0)],  # dc cvau, ic ivau, isb
+    "riscv64": [LI_FLUSH_ICACHE],
+    "ppc64le": [(0x7C00006C, 0x1F << 11), (0x7C0007AC, 0x1F << 11), (0x4C00012C, 0)],  # dcbst, icbi, isync
+    "mips64": [LI_CACHEFLUSH],
+    "mips64el": [LI_CACHEFLUSH],
+}
+
+
+def test_the_program_knows_how_to_flush_the_instruction_cache(rig: Rig) -> None:
+    """An emulator runs fresh code without a flush, so that no run can miss it."""
+    text = ELFFile(io.BytesIO(rig.program.read_bytes())).get_section_by_name(".text")
+    assert text is not None
+    data = text.data()
+    words = {struct.unpack_from(rig.order + "I", data, at)[0] for at in range(0, len(data) - 3, 2)}
+    for instruction, registers in FLUSHES[rig.target.name]:
+        assert any(word & ~registers == instruction for word in words), hex(instruction)
+
+
+@pytest.mark.parametrize("name", ["mips64", "mips64el"])
+def test_code_is_flushed_before_it_may_run(name: str, tmp_path: Path) -> None:
+    """Here the flush is a system call that the emulator can list; its place is the same on all targets."""
+    target = TARGETS[name]
+    prefix = host.emulator(target)
+    need(importlib.util.find_spec("ziglang") is not None, "host programs are built by the ziglang wheel")
+    need(bool(prefix), f"qemu-{target.qemu} lists system calls")
+    program = build(target, tmp_path)
+    segments = [Segment(host.CODE_BASE, bytes(20), "rx", 8192), Segment(host.DATA_BASE, bytes(8), "rw", 4096)]
+    (tmp_path / "image").write_bytes(HostImage(segments).pack(target.byteorder))
+    command = [*(prefix or []), "-strace", str(program), "image", "report"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+    calls = [line.split(" ", 1)[1] for line in done.stderr.splitlines()]
+    first = next(
+        i
+        for i, call in enumerate(calls)
+        if call.startswith(f"mmap(0x{host.CODE_BASE:016x},8192,PROT_READ|PROT_WRITE,")
+    )
+    assert calls[first + 1] == f"cacheflush({host.CODE_BASE},20,3,0,0,0) = 0"
+    assert calls[first + 2] == f"mprotect(0x{host.CODE_BASE:016x},8192,PROT_EXEC|PROT_READ) = 0"
+    assert calls[first + 4] == f"mprotect(0x{host.DATA_BASE:016x},4096,PROT_READ|PROT_WRITE) = 0"
+    assert sum(call.startswith("cacheflush") for call in calls) == 1
+
+
+# ---- Helpers -----------------------------------------------------------------------------------------------
+
+
+def test_mix_takes_every_type_of_a_signature(rig: Rig) -> None:
+    draw = random.Random(2)
+    edges: list[tuple[int, int, int, float, float, int]] = [
+        (0, 0, 0, 0.0, 0.0, 0),
+        (-1, -1, 0xFFFFFFFF, -0.0, -0.0, -1),
+        (1 << 62, -(1 << 31), 1 << 31, float("inf"), float("-inf"), -(1 << 63)),
+        (-(1 << 63), (1 << 31) - 1, (1 << 31) - 1, 5e-324, 2.0**-149, (1 << 63) - 1),
+    ]
+    for _ in range(500):
+        single = struct.unpack("<f", struct.pack("<f", draw.uniform(-1e30, 1e30)))[0]
+        a, f = draw.getrandbits(64) - (1 << 63), draw.getrandbits(64) - (1 << 63)
+        edges.append(
+            (a, draw.getrandbits(32) - (1 << 31), draw.getrandbits(32), draw.gauss(0, 1e99), single, f)
+        )
+    records = b"".join(rig.pack(RECORD, a, d, f, b, c, e) for a, b, c, d, e, f in edges)
+    size = struct.calcsize("<" + RECORD)
+    helper = rig.helpers["cnp_test_mix"]
+    calls = [Call(rig.at("mix"), (helper, host.DATA_BASE + size * i)) for i in range(len(edges))]
+    report = rig.run(HostImage([rig.text(), Segment(host.DATA_BASE, records, "r")], calls))
+    assert report.values == [mix_model(*edge) for edge in edges]
+
+
+def test_a_helper_leaves_junk_in_the_registers_it_may_change(rig: Rig) -> None:
+    helper = rig.helpers["cnp_test_clobber"]
+    calls = [Call(rig.at(name), (helper,)) for name in ("junk_integer", "junk_float")]
+    integer, floating = rig.run(HostImage([rig.text()], calls)).values
+    assert integer in {-0x5556 & MASK, -0x55555556 & MASK}
+    assert floating in {MASK, integer}
+
+
+@pytest.mark.parametrize("base", [host.CODE_BASE, host.FAR_CODE_BASE], ids=["near", "far"])
+def test_a_recursive_caller_of_a_helper_keeps_its_own_values(rig: Rig, base: int) -> None:
+    routine = rig.at("recurse", base)
+    report = rig.run(
+        HostImage([rig.text(base)], [Call(routine, (rig.helpers["cnp_test_clobber"], 50, routine))])
+    )
+    expected = 0
+    for n in range(1, 51):
+        expected = 2 * expected + n + 1
+    assert report.values == [expected]
+
+
+def test_streams_pass_through(rig: Rig) -> None:
+    data = random.Random(1).randbytes(200_003)  # more than three buffers, with a rest
+    names = ("cnp_host_getc", "cnp_host_putc", "cnp_host_flush")
+    echo = Call(rig.at("echo"), [rig.helpers[name] for name in names])
+    report = rig.run(HostImage([rig.text()], [echo, Call(rig.helpers["cnp_host_getc"])]), stdin=data)
+    assert report.stdout == data
+    assert report.values == [len(data), MASK]
+    assert report.stderr == b""
+
+
+def test_write_takes_any_length_and_is_flushed_at_the_end(rig: Rig) -> None:
+    data = random.Random(3).randbytes(150_001)
+    write, putc = rig.helpers["cnp_host_write"], rig.helpers["cnp_host_putc"]
+    sizes = [0, 1, 65_536, 150_000]
+    calls = [Call(putc, (0x141,)), *(Call(write, (host.DATA_BASE + 1, size)) for size in sizes)]
+    report = rig.run(HostImage([Segment(host.DATA_BASE, data, "r")], calls))
+    assert report.values == [0x41, *sizes]
+    assert report.stdout == b"A" + b"".join(data[1 : 1 + size] for size in sizes)
+
+
+@pytest.mark.parametrize(
+    ("budget", "result", "fuel", "left", "quantum"),
+    [
+        (0, 6, 0, 0, 7),
+        (-1, 0, 65_535, -1, 65_536),
+        (1, 0, 0, 0, 65_536),
+        (65_536, 0, 65_535, 0, 65_536),
+        (65_537, 0, 65_535, 1, 65_536),
+        ((1 << 63) - 1, 0, 65_535, (1 << 63) - 1 - 65_536, 65_536),
+    ],
+)
+def test_poll_refills_fuel_from_the_budget(
+    rig: Rig, budget: int, result: int, fuel: int, left: int, quantum: int
+) -> None:
+    context = rig.pack("QQQqQqqQQQQQ", 1, 2, 3, -1, 4, budget, 7, 8, 9, 10, 11, 12)
+    call = Call(rig.helpers["cnp_poll"], (host.DATA_BASE,))
+    report = rig.run(
+        HostImage([Segment(host.DATA_BASE, context, "rw")], [call], [(host.DATA_BASE, len(context))])
+    )
+    assert report.values == [result]
+    assert report.dumps == [rig.pack("QQQqQqqQQQQQ", 1, 2, 3, fuel, 4, left, quantum, 8, 9, 10, 11, 12)]
+
+
+@pytest.mark.parametrize(("fuel", "budget"), [(0, 0), (5, 0), (0, 1), (7, 65_537), (65_536, 300_000)])
+def test_a_run_makes_as_many_polls_as_fuel_and_budget_say(rig: Rig, fuel: int, budget: int) -> None:
+    context = rig.pack("12q", 0, 0, 0, fuel, 0, budget, 0, 0, 0, 0, 0, 0)
+    call = Call(rig.at("polls"), (rig.helpers["cnp_poll"], host.DATA_BASE))
+    report = rig.run(HostImage([rig.text(), Segment(host.DATA_BASE, context, "rw")], [call]))
+    assert report.values == [fuel + budget]
+
+
+def test_memory_functions_do_as_those_of_a_c_library(rig: Rig) -> None:
+    data, base = bytes(range(64)), host.DATA_BASE
+    expected = bytearray(data)
+    expected[0:8] = expected[32:40]
+    expected[11:21] = expected[10:20]
+    expected[39:49] = expected[40:50]
+    expected[60:63] = b"\xab" * 3
+    calls = [
+        Call(rig.helpers["memcpy"], (base, base + 32, 8)),
+        Call(rig.helpers["memmove"], (base + 11, base + 10, 10)),
+        Call(rig.helpers["memmove"], (base + 39, base + 40, 10)),
+        Call(rig.helpers["memset"], (base + 60, 0x1AB, 3)),
+    ]
+    report = rig.run(HostImage([Segment(base, data, "rw")], calls, [(base, 64)]))
+    assert report.values == [base, base + 11, base + 39, base + 60]
+    assert report.dumps == [bytes(expected)]
+
+
+# ---- Failures ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("address", "text"),
+    [
+        (0, "the first page stays unmapped: 0x0"),
+        (host.DATA_BASE + 8, "not on a page boundary: 0x30000008"),
+        (host.HOST_BASE, "mmap"),
+        (host.CODE_BASE, "mmap"),
+    ],
+    ids=["zero", "unaligned", "host", "overlap"],
+)
+def test_an_address_that_cannot_be_mapped(rig: Rig, address: int, text: str) -> None:
+    with pytest.raises(
+        HostError, match=f"^{rig.target.name}: the host program gave up: cnp host: segment 1: "
+    ) as caught:
+        rig.run(HostImage([rig.text(), Segment(address, b"x", "rw")]))
+    assert text in caught.value.output
+    assert (caught.value.target, caught.value.status) == (rig.target.name, 125)
+
+
+@pytest.mark.parametrize(
+    ("routine", "address", "protection"),
+    [
+        ("store", host.CODE_BASE, "rx"),
+        ("store", host.DATA_BASE, "r"),
+        ("load", host.DATA_BASE + (1 << 20), "r"),
+    ],
+    ids=["code", "read-only", "nothing"],
+)
+def test_a_crash_of_the_code_is_an_error_with_its_signal(
+    rig: Rig, routine: str, address: int, protection: str
+) -> None:
+    image = HostImage([rig.text(), Segment(host.DATA_BASE, b"x", "r")], [Call(rig.at(routine), (address, 1))])
+    with pytest.raises(HostError, match=f"^{rig.target.name}: the code died of SIGSEGV") as caught:
+        rig.run(image)
+    assert caught.value.status == -11
+
+
+def test_data_cannot_be_executed(rig: Rig) -> None:
+    code, routines = rig.code[host.CODE_BASE]
+    with pytest.raises(HostError, match="died of SIG"):
+        rig.run(HostImage([Segment(host.CODE_BASE, code, "rw")], [Call(routines["weigh"])]))
+
+
+def test_an_endless_loop_ends_at_the_timeout(rig: Rig) -> None:
+    with pytest.raises(HostError, match=r"no end after 0\.5 s") as caught:
+        rig.run(HostImage([rig.text()], [Call(rig.at("loop"))]), timeout=0.5)
+    assert caught.value.status is None
+
+
+def test_a_dump_of_what_is_not_mapped(rig: Rig) -> None:
+    segment = Segment(host.DATA_BASE, b"x", "rw")
+    with pytest.raises(HostError, match=f"dump 1: cannot be read at 0x30001000: errno {EFAULT}"):
+        rig.run(HostImage([segment], dumps=[(host.DATA_BASE, 8), (host.DATA_BASE + host.PAGE, 8)]))
+
+
+def test_output_that_cannot_be_written_is_not_lost_in_silence(rig: Rig, tmp_path: Path) -> None:
+    need(Path("/dev/full").exists(), "/dev/full refuses every write")
+    data = Segment(host.DATA_BASE, bytes(70_000), "r")
+    calls = [
+        Call(rig.helpers["cnp_host_write"], (host.DATA_BASE, 70_000)),
+        Call(rig.helpers["cnp_host_flush"]),
+    ]
+    with open("/dev/full", "wb", buffering=0) as full:
+        done = rig.start(HostImage([data], calls).pack(rig.target.byteorder), tmp_path, full)
+    assert done.returncode == 125
+    assert done.stderr == f"cnp host: write of stdout: errno {ENOSPC}\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("word", "value", "text"),
+    [
+        (0, 0, "no image of this format and byte order"),
+        (1, 1 << 40, "not as long as its header says"),
+        (2, 1 << 62, "a count is too large"),
+        (4, 6, "the tables are longer than the image"),
+        (7, 7, "writable and executable at once"),
+        (7, 9, "unknown protection"),
+        (8, 1 << 63, "its bytes lie outside of the image"),
+        (9, 4097, "its bytes lie outside of the image"),
+    ],
+)
+def test_a_damaged_image_is_refused(rig: Rig, tmp_path: Path, word: int, value: int, text: str) -> None:
+    image = bytearray(HostImage([Segment(host.DATA_BASE, b"x" * 16, "rw")]).pack(rig.target.byteorder))
+    image[8 * word : 8 * word + 8] = rig.pack("Q", value)
+    done = rig.start(bytes(image), tmp_path, subprocess.DEVNULL)
+    assert done.returncode == 125
+    assert text in done.stderr.decode()
+
+
+def test_a_short_image_and_one_of_the_other_byte_order_are_refused(rig: Rig, tmp_path: Path) -> None:
+    other = {"little": "big", "big": "little"}[rig.target.byteorder]
+    assert b"cut short" in rig.start(b"cnpimg01", tmp_path, subprocess.DEVNULL).stderr
+    assert b"byte order" in rig.start(HostImage([]).pack(other), tmp_path, subprocess.DEVNULL).stderr
+
+
+# ---- The program and what belongs to it --------------------------------------------------------------------
+
+
+def test_the_program_is_small_fixed_and_reproducible(rig: Rig, tmp_path: Path) -> None:
+    again = build(rig.target, tmp_path / "elsewhere")
+    assert again.read_bytes() == rig.program.read_bytes()
+    assert (
+        again.with_name(again.name + ".json").read_bytes()
+        == rig.program.with_name(again.name + ".json").read_bytes()
+    )
+    assert sorted(path.name for path in again.parent.iterdir()) == [
+        rig.target.name,
+        f"{rig.target.name}.json",
+    ]
+    assert again.stat().st_size < 12_000
+    with again.open("rb") as file:
+        elf = ELFFile(file)
+        loads = [s for s in elf.iter_segments() if s["p_type"] == "PT_LOAD"]
+        assert elf["e_type"] == "ET_EXEC"
+        assert not elf.get_section_by_name(".interp")
+        assert all(s["p_flags"] & 3 != 3 for s in loads)  # execute and write never together
+        ends = [s["p_vaddr"] + s["p_memsz"] for s in loads]
+    assert min(s["p_vaddr"] for s in loads) >= host.HOST_BASE
+    assert max(ends) < host.CODE_BASE - (8 << 20)
+
+
+def test_the_symbols_are_the_helpers(rig: Rig) -> None:
+    io_helpers = {f"cnp_host_{name}" for name in ("write", "getc", "putc", "flush")}
+    test_helpers = {"cnp_test_mix", "cnp_test_clobber"}
+    assert set(rig.helpers) == io_helpers | test_helpers | {"cnp_poll", "memcpy", "memmove", "memset"}
+    assert all(host.HOST_BASE < address < host.CODE_BASE for address in rig.helpers.values())
+
+
+def test_symbols_of_another_program_are_refused(rig: Rig, tmp_path: Path) -> None:
+    program = tmp_path / rig.target.name
+    shutil.copy(rig.program, program)
+    with pytest.raises(ToolError, match=f"cannot be read.*run: .* --target {rig.target.name}"):
+        host.symbols(rig.target, program)
+    facts = json.loads((rig.program.with_name(program.name + ".json")).read_text())
+    program.with_name(program.name + ".json").write_text(json.dumps(facts | {"sha256": "0" * 64}))
+    with pytest.raises(ToolError, match="belongs to another program"):
+        host.symbols(rig.target, program)
+
+
+# ---- The Python side, without a target ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("byteorder", "order"), [("little", "<"), ("big", ">")])
+def test_the_layout_of_an_image(byteorder: str, order: str) -> None:
+    image = HostImage([Segment(0x1000, b"abc", "rx", 99)], [Call(5, (-1, 2))], [(7, 8)])
+    data = image.pack(byteorder)
+    words = struct.unpack_from(f"{order}17Q", data)
+    assert words == (
+        *(int.from_bytes(b"cnpimg01", "big"), 147, 1, 1, 1),
+        *(0x1000, 99, 5, 144, 3),
+        *(5, MASK, 2, 0, 0),
+        *(7, 8),
+    )
+    assert data[136:] == bytes(8) + b"abc"
+
+
+@pytest.mark.parametrize(
+    ("image", "operand"),
+    [
+        (HostImage([Segment(0, b"x", "rwx")]), "protection"),
+        (HostImage([Segment(0, b"", "rx")]), "segment"),
+        (HostImage([Segment(0, b"xy", "rx", 1)]), "segment"),
+        (HostImage([Segment((1 << 64) - 4, b"x", "rw", 5)]), "segment"),
+        (HostImage([Segment(-4096, b"x", "rw")]), "segment"),
+        (HostImage([], [Call(0, (0, 0, 0, 0, 0))]), "call"),
+        (HostImage([], [Call(0, (1 << 64,))]), "call"),
+        (HostImage([], [Call(0, (-(1 << 63) - 1,))]), "call"),
+        (HostImage([], [], [(MASK, 2)]), "dump"),
+        (HostImage([], [], [(0, -1)]), "dump"),
+    ],
+)
+def test_what_cannot_be_packed(image: HostImage, operand: str) -> None:
+    with pytest.raises(OperandError) as caught:
+        image.pack("little")
+    assert caught.value.operand == operand
+
+
+def test_an_unknown_byte_order_is_refused() -> None:
+    with pytest.raises(OperandError, match="byte order 'middle'"):
+        HostImage([]).pack("middle")
+
+
+def test_the_emulator_is_found_or_its_absence_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    target = TARGETS["riscv64"]
+    only: Callable[[str], Callable[[str], str | None]] = lambda name: {name: f"/opt/{name}"}.get
+    monkeypatch.setattr(platform, "machine", lambda: "another")
+    monkeypatch.setattr(shutil, "which", only("qemu-riscv64"))
+    assert host.emulator(target) == ["/opt/qemu-riscv64"]
+    monkeypatch.setattr(shutil, "which", only("qemu-riscv64-static"))
+    assert host.emulator(target) == ["/opt/qemu-riscv64-static"]
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert host.emulator(target) is None
+    program = tmp_path / "riscv64"
+    program.touch(mode=0o755)
+    with pytest.raises(ToolError, match="install qemu-riscv64 ") as caught:
+        host.run(target, HostImage([]), program=program)
+    assert caught.value.tool == "qemu-riscv64"
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
+    assert host.emulator(target) == ([] if sys.platform == "linux" and sys.byteorder == "little" else None)
+
+
+def test_a_missing_program_tells_the_command_that_builds_it(tmp_path: Path) -> None:
+    unknown = dataclasses.replace(TARGETS["riscv64"], name="no_such_target")
+    with pytest.raises(ToolError, match="run: python build_stencils.py --target no_such_target"):
+        host.host_program(unknown)
+    plain = tmp_path / "program"
+    plain.touch(mode=0o644)
+    with pytest.raises(ToolError, match="not executable"):
+        host.run(TARGETS["riscv64"], HostImage([]), program=plain)
+
+
+def test_a_failing_tool_is_named_with_what_it_said(tmp_path: Path) -> None:
+    with pytest.raises(ToolError, match="cannot start /no/such/clang"):
+        host.build_host("t", "t", [], ["/no/such/clang"], LLD, tmp_path)
+    talk = [sys.executable, "-c", "import sys; sys.exit('no such flag')"]
+    with pytest.raises(ToolError, match="t: host.c was not built: no such flag") as caught:
+        host.build_host("t", "t", [], talk, LLD, tmp_path)
+    assert caught.value.output == "no such flag"
+    assert list(tmp_path.iterdir()) == []

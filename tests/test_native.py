@@ -1,0 +1,825 @@
+"""cnp.native with the compiled core and with the pure fall-back: the same tests for both.
+
+The generated code of these tests is C, compiled to one flat text without relocations: an `enter` routine and
+bodies that keep to the contract of frame and context drawn in cnp/_core.c.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import importlib.util
+import itertools
+import math
+import mmap
+import os
+import signal
+import statistics
+import struct
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cnp import native
+from cnp._backend import CELL_WIDTHS, Backend
+from cnp._pure import PureBackend
+from cnp.errors import MemoryFault, OperandError, RangeError, SignatureError
+from cnp.signature import Signature, parse_signature
+from tests.support import need
+
+HEADER = 48  # 32 bytes and a state of two words
+STATE = struct.pack("=QQ", 0x1122334455667788, 42)
+NO_LIMIT = -1
+
+SOURCE = r"""
+typedef unsigned long long u64; typedef long long i64; typedef unsigned u32;
+struct word { u64 value, abnormal; };
+struct context { u64 kind; char *frame; u64 value; i64 fuel; u64 raised; i64 budget; u64 rest[6]; };
+#define CONTEXT(frame) (*(struct context **)((frame) - 8))
+#define SLOT(n) (((u64 *)frame)[n])
+#define BODY(name) struct word name(char *frame)
+#define RETURN(x) return (struct word){(u64)(x), 0}
+#define TRAP(code, op) do { \
+        struct context *c = CONTEXT(frame); c->kind = 2; c->frame = frame; \
+        *(u32 *)(frame - 20) = (code); *(u32 *)(frame - 24) = (op); return (struct word){0, 1}; } while (0)
+
+void enter(char *frame, void *code) {
+    struct word w = ((struct word (*)(char *))code)(frame);
+    if (!w.abnormal) { CONTEXT(frame)->kind = 0; CONTEXT(frame)->value = w.value; }
+}
+BODY(first) { RETURN(SLOT(0)); }
+BODY(add) { RETURN(SLOT(0) + SLOT(1)); }
+BODY(third) { RETURN(SLOT(2)); }
+BODY(depth) { RETURN(*(u32 *)(frame - 16)); }
+BODY(outer) { RETURN(*(u32 *)(frame - 12)); }
+BODY(inner) { RETURN(*(u64 *)(frame - 32)); }
+BODY(state) { RETURN(((u64 *)(frame - 48))[SLOT(0)]); }
+BODY(where) { RETURN(frame); }
+BODY(fail) { TRAP((u32)SLOT(0), 17); }
+BODY(fill) { volatile char *at = frame; for (u64 n = SLOT(0); n > 8; n--) at[n - 1] = 1; RETURN(0); }
+/* slot 0: a helper i64(i64, double); slots 1, 2: its arguments */
+BODY(help) {
+    double d; __builtin_memcpy(&d, &SLOT(2), 8);
+    u64 result = ((i64 (*)(i64, double))SLOT(0))(SLOT(1), d);
+    u32 code = CONTEXT(frame)->raised;
+    if (code) { CONTEXT(frame)->raised = 0; TRAP(code, 5); }
+    RETURN(result);
+}
+/* slot 0: cnp_poll; slot 1: turns of an empty loop in each iteration; slot 2: address of a word that
+   ends it; slot 3 counts the polls that passed */
+BODY(spin) {
+    for (SLOT(3) = 0; !SLOT(2) || !*(volatile u64 *)SLOT(2); SLOT(3)++) {
+        struct context *c = CONTEXT(frame);
+        for (u64 n = SLOT(1); n; n--) __asm__ volatile("");
+        if (--c->fuel < 0) { u64 code = ((u64 (*)(void *))SLOT(0))(c); if (code) TRAP((u32)code, 9); }
+    }
+    RETURN(SLOT(3));
+}
+"""
+
+
+class Image:
+    """The text of SOURCE, mapped executable."""
+
+    def __init__(self, text: bytes, symbols: dict[str, int]) -> None:
+        self._map = mmap.mmap(-1, len(text), prot=mmap.PROT_READ | mmap.PROT_WRITE)
+        self._map.write(text)
+        libc = ctypes.CDLL(None, use_errno=True)
+        base = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
+        libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+        assert libc.mprotect(base, len(text), mmap.PROT_READ | mmap.PROT_EXEC) == 0, ctypes.get_errno()
+        native.flush(base, len(text))
+        self.at = {name: base + offset for name, offset in symbols.items()}
+
+    def callable(self, body: str, signature: str, **options: Any) -> Callable[..., Any]:
+        spec: dict[str, Any] = {
+            "enter": self.at["enter"],
+            "code": self.at[body],
+            "signature": signature,
+            "header_size": HEADER,
+            "state": STATE,
+            "frame_bytes": HEADER + 64,
+            "depth": 1000,
+            "name": body,
+            "doc": f"The body {body}.",
+            "failed": raise_trap,
+            "keepalive": self,
+        }
+        return native.make_callable(**(spec | options))
+
+
+class Trap(Exception):
+    """A trap: its arguments are kind, code and operation."""
+
+
+def raise_trap(kind: int, code: int, frame: int, op: int) -> object:
+    exception = native.take_exception()
+    raise exception if exception is not None else Trap(kind, code, op)
+
+
+def build(folder: Path) -> tuple[bytes, dict[str, int]]:
+    """The text of SOURCE, and its functions."""
+    from elftools.elf.elffile import ELFFile
+
+    source, obj = folder / "bodies.c", folder / "bodies.o"
+    source.write_text(SOURCE)
+    flags = "-c -O1 -fPIC -ffreestanding -fno-builtin -fno-stack-protector -fno-asynchronous-unwind-tables"
+    command = [sys.executable, "-m", "ziglang", "clang", *flags.split(), "-o", str(obj), str(source)]
+    subprocess.run(command, check=True)
+    with obj.open("rb") as file:
+        elf = ELFFile(file)
+        sections: dict[str, Any] = {section.name: section for section in elf.iter_sections()}
+        assert ".rela.text" not in sections
+        symbols = sections[".symtab"].iter_symbols()
+        functions = {s.name: s["st_value"] for s in symbols if s["st_info"]["type"] == "STT_FUNC"}
+        return sections[".text"].data(), functions
+
+
+@pytest.fixture(scope="session")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
+    need(importlib.util.find_spec("ziglang") is not None, "the ziglang wheel is not installed")
+    return Image(*build(tmp_path_factory.mktemp("native")))
+
+
+def backends() -> dict[str, Backend]:
+    core, _ = native._import_core()
+    return {"pure": PureBackend()} | ({"core": native.CoreBackend(core)} if core else {})
+
+
+BACKENDS = backends()
+
+
+@pytest.fixture(params=["core", "pure"], autouse=True)
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    need(request.param in BACKENDS, f"no compiled core: {native.reason}")
+    monkeypatch.setattr(native, "_backend", BACKENDS[request.param])
+    yield request.param
+    assert native.current_context() == 0
+    assert native.take_exception() is None
+
+
+def only(backend: str, wanted: str) -> None:
+    if backend != wanted:
+        pytest.skip(f"about the {wanted} backend")
+
+
+# -- conversions --
+
+INTEGERS = {
+    "int8_t": (-(1 << 7), (1 << 7) - 1),
+    "uint8_t": (0, (1 << 8) - 1),
+    "int16_t": (-(1 << 15), (1 << 15) - 1),
+    "uint16_t": (0, (1 << 16) - 1),
+    "int32_t": (-(1 << 31), (1 << 31) - 1),
+    "uint32_t": (0, (1 << 32) - 1),
+    "int64_t": (-(1 << 63), (1 << 63) - 1),
+    "uint64_t": (0, (1 << 64) - 1),
+    "void *": (0, (1 << 64) - 1),
+}
+
+
+@pytest.mark.parametrize("name", INTEGERS)
+def test_integers_at_their_limits(image: Image, name: str) -> None:
+    low, high = INTEGERS[name]
+    same = image.callable("first", f"{name}({name})")
+    slot = image.callable("first", f"uint64_t({name})")
+    width = 64 if high >> 32 or low < -(1 << 31) else 32
+    for value in {low, high, 0, 1, max(low, -1), high - 1}:
+        assert same(value) == value
+        assert slot(value) == value & ((1 << width) - 1)
+    for value in (low - 1, high + 1, 1 << 70, -(1 << 70)):
+        with pytest.raises(OverflowError, match="does not fit"):
+            same(value)
+
+
+@pytest.mark.parametrize("name", INTEGERS)
+@pytest.mark.parametrize("value", [1.5, "1", None, b"1"])
+def test_what_is_no_integer_is_a_type_error(image: Image, name: str, value: object) -> None:
+    with pytest.raises(TypeError):
+        image.callable("first", f"{name}({name})")(value)
+
+
+@pytest.mark.parametrize("name", INTEGERS)
+def test_index_is_asked_and_may_raise(image: Image, name: str) -> None:
+    class Index:
+        def __init__(self, value: int) -> None:
+            self.value = value
+
+        def __index__(self) -> int:
+            return 12 // self.value
+
+    same = image.callable("first", f"{name}({name})")
+    assert same(Index(2)) == 6 and same(True) == 1
+    with pytest.raises(ZeroDivisionError):
+        same(Index(0))
+
+
+def test_upper_halves_of_results_are_ignored(image: Image) -> None:
+    dirty = 0xDEAD_BEEF_FFFF_FF80
+    results = {"int8_t": -128, "uint8_t": 128, "int16_t": -128, "uint16_t": 0xFF80, "int32_t": -128}
+    for name, value in {**results, "uint32_t": 0xFFFF_FF80}.items():
+        assert image.callable("first", f"{name}(uint64_t)")(dirty) == value
+    assert image.callable("first", "bool(uint64_t)")(1 << 32) is False
+    assert image.callable("first", "bool(uint64_t)")(1 << 31) is True
+    assert image.callable("first", "void(uint64_t)")(dirty) is None
+
+
+def test_floats(image: Image) -> None:
+    double, bits = image.callable("first", "double(double)"), image.callable("first", "uint64_t(double)")
+    for value in (0.0, -0.0, -1.0, 1.5, math.inf, -math.inf, 5e-324, 1.7976931348623157e308):
+        assert double(value) == value
+        assert bits(value) == struct.unpack("=Q", struct.pack("=d", value))[0]
+    assert math.isnan(double(math.nan)) and double(3) == 3.0
+    single, bits = image.callable("first", "float(float)"), image.callable("first", "uint64_t(float)")
+    for value in (0.0, -1.0, 0.5, math.inf, 3.4028234663852886e38):
+        assert single(value) == value
+        assert bits(value) == struct.unpack("=I", struct.pack("=f", value))[0]
+    assert single(0.1) == struct.unpack("=f", struct.pack("=f", 0.1))[0]
+    with pytest.raises(OverflowError):
+        single(1e39)
+    for function in (double, single):
+        for wrong in ("1.0", None, 1j):
+            with pytest.raises(TypeError):
+                function(wrong)
+
+
+def test_bool_is_truth(image: Image) -> None:
+    truth = image.callable("first", "bool(bool)")
+    assert truth([]) is False and truth("x") is True and truth(0) is False and truth(256) is True
+
+
+def test_counts_and_places(image: Image) -> None:
+    add = image.callable("add", "int64_t(int64_t, int64_t)")
+    assert add(2, 3) == 5
+    for args in ((), (1,), (1, 2, 3)):
+        with pytest.raises(TypeError, match=r"add\(\) takes exactly 2 arguments"):
+            add(*args)
+    with pytest.raises(TypeError):
+        add(1, b=2)
+    assert image.callable("third", "double(int32_t, float, double)")(1, 2.0, 3.25) == 3.25
+    assert image.callable("inner", "int64_t()")() == 0
+
+
+# -- signatures --
+
+
+@pytest.mark.parametrize(
+    ("text", "signature", "c"),
+    [
+        ("int64_t(int64_t, double)", Signature("q", "qd"), "int64_t(int64_t, double)"),
+        ("void()", Signature("v", ""), "void(void)"),
+        (" unsigned  long ( void ) ", Signature("Q", ""), "uint64_t(void)"),
+        ("const char *(*)(const struct vm *, bool)", Signature("P", "P?"), "uintptr_t(uintptr_t, _Bool)"),
+        (
+            "float(int, unsigned, size_t, short)",
+            Signature("f", "iIQh"),
+            "float(int32_t, uint32_t, uint64_t, int16_t)",
+        ),
+    ],
+)
+def test_signatures_are_read(text: str, signature: Signature, c: str) -> None:
+    assert parse_signature(text) == signature
+    assert signature.c == c
+
+
+@pytest.mark.parametrize(
+    "text", ["", "int64_t", "int64_t(", "int(long double)", "i64(int)", "int(int,)", "int(void, int)"]
+)
+def test_signatures_are_refused(text: str) -> None:
+    with pytest.raises(SignatureError) as caught:
+        parse_signature(text)
+    assert caught.value.signature == text
+
+
+# -- frames --
+
+
+def test_header_of_a_fresh_frame(image: Image) -> None:
+    assert image.callable("depth", "uint64_t()", depth=77)() == 77
+    assert image.callable("outer", "uint64_t()")() == 0
+    state = image.callable("state", "uint64_t(uint64_t)")
+    assert (state(0), state(1)) == struct.unpack("=QQ", STATE)
+    for frame_bytes in (HEADER, 4096, 4097, 1 << 20):
+        assert image.callable("where", "uint64_t()", frame_bytes=frame_bytes)() % 16 == 0
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"header_size": 40},
+        {"header_size": 32},
+        {"frame_bytes": HEADER + 8},
+        {"frame_bytes": -1},
+    ],
+)
+def test_a_spec_that_would_overrun_is_refused(image: Image, wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=r"size|bytes"):
+        image.callable("add", "int64_t(int64_t, int64_t)", **wrong)
+
+
+def test_it_is_a_builtin_with_name_and_doc(image: Image, backend: str) -> None:
+    add = image.callable("add", "int64_t(int64_t, int64_t)", name="plus")
+    assert add.__name__ == "plus" and add.__doc__ == "The body add."
+    assert (type(add) is type(len)) == (backend == "core")
+
+
+@pytest.mark.parametrize("frame_bytes", [HEADER + 64, 100_000, 300_000])
+def test_recursion_through_helpers(image: Image, frame_bytes: int) -> None:
+    """Callable -> Python helper -> callable …, each with a frame of its own."""
+    frames, contexts = [], []
+
+    def helper(n: int, d: float) -> int:
+        contexts.append(native.current_context())
+        frames.append(where())
+        return 0 if n == 0 else n + call(helper_address, n - 1, d / 2)
+
+    handle = native.python_helper("int64_t(int64_t, double)", helper)
+    helper_address = handle.address
+    where = image.callable("where", "uint64_t()", frame_bytes=frame_bytes)
+    call = image.callable("help", "int64_t(uint64_t, int64_t, double)", frame_bytes=frame_bytes)
+    for _ in range(3):
+        frames.clear()
+        contexts.clear()
+        assert call(helper_address, 20, 1.0) == 210
+        assert len(set(contexts)) == 21 and 0 not in contexts
+        by_address = sorted(frames)
+        assert all(b - a >= frame_bytes for a, b in itertools.pairwise(by_address))
+
+
+def test_big_frames_are_reused_and_freed_with_their_thread(image: Image, backend: str) -> None:
+    only(backend, "core")
+    size = 4 << 20
+    fill = image.callable("fill", "void(uint64_t)", frame_bytes=size + HEADER)
+    where = image.callable("where", "uint64_t()", frame_bytes=size + HEADER)
+    assert len({where() for _ in range(100)}) == 1
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+
+    before = resident()
+    for _ in range(50):
+        thread = threading.Thread(target=fill, args=(size,))
+        thread.start()
+        thread.join()
+    assert resident() - before < 10 * size
+
+
+def test_depth_is_bounded_by_the_native_stack(image: Image, backend: str) -> None:
+    only(backend, "core")
+    depth = image.callable("depth", "uint64_t()", depth=0xFFFF_FFFF)
+    assert depth() <= native.stack_left() // 512
+    seen: list[int] = []
+    old = threading.stack_size(256 << 10)
+    try:
+        thread = threading.Thread(target=lambda: seen.extend((depth(), native.stack_left())))
+        thread.start()
+        thread.join()
+    finally:
+        threading.stack_size(old)
+    assert 0 < seen[0] <= (256 << 10) // 512
+    assert 0 < seen[1] <= 256 << 10
+
+
+def test_no_native_stack_left_is_a_recursion_error(image: Image, backend: str) -> None:
+    only(backend, "core")
+    call = image.callable("help", "int64_t(uint64_t, int64_t, double)")
+    handle = native.python_helper("int64_t(int64_t, double)", lambda n, d: call(handle.address, n + 1, d))
+    caught: list[BaseException] = []
+
+    def run() -> None:
+        sys.setrecursionlimit(100_000)
+        try:
+            call(handle.address, 0, 0.0)
+        except RecursionError as error:
+            caught.append(error)
+
+    old, limit = threading.stack_size(512 << 10), sys.getrecursionlimit()
+    try:
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+    finally:
+        threading.stack_size(old)
+        sys.setrecursionlimit(limit)
+    assert "native stack" in str(caught[0])
+
+
+# -- failures and exceptions --
+
+
+def test_failed_is_called_and_may_answer(image: Image) -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def failed(*evidence: int) -> str:
+        seen.append(evidence)
+        return "resumed"
+
+    assert image.callable("fail", "int64_t(uint32_t)", failed=failed)(3) == "resumed"
+    ((kind, code, frame, op),) = seen
+    assert (kind, code, op) == (2, 3, 17) and frame % 16 == 0
+    with pytest.raises(Trap) as caught:
+        image.callable("fail", "int64_t(uint32_t)")(64)
+    assert caught.value.args == (2, 64, 17)
+
+
+@pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt, SystemExit, RecursionError])
+def test_the_very_exception_comes_through(image: Image, kind: type[BaseException]) -> None:
+    raised = kind("from the helper")
+
+    def helper(n: int, d: float) -> int:
+        raise raised
+
+    handle = native.python_helper("int64_t(int64_t, double)", helper)
+    with pytest.raises(kind) as caught:
+        image.callable("help", "int64_t(uint64_t, int64_t, double)")(handle.address, 1, 2.0)
+    assert caught.value is raised
+    assert "helper" in [entry.name for entry in caught.traceback]
+
+
+@pytest.mark.parametrize(("result", "kind"), [("x", TypeError), (1 << 63, OverflowError), (None, TypeError)])
+def test_a_result_that_does_not_fit_is_an_exception(
+    image: Image, result: object, kind: type[Exception]
+) -> None:
+    handle = native.python_helper("int64_t(int64_t, double)", lambda n, d: result)
+    with pytest.raises(kind):
+        image.callable("help", "int64_t(uint64_t, int64_t, double)")(handle.address, 1, 2.0)
+
+
+def test_an_exception_of_an_inner_run_does_not_touch_the_outer(image: Image) -> None:
+    call = image.callable("help", "int64_t(uint64_t, int64_t, double)")
+
+    def inner(n: int, d: float) -> int:
+        raise KeyError(n)
+
+    def outer(n: int, d: float) -> int:
+        with pytest.raises(KeyError):
+            call(inner_handle.address, n, d)
+        return 99
+
+    inner_handle = native.python_helper("int64_t(int64_t, double)", inner)
+    outer_handle = native.python_helper("int64_t(int64_t, double)", outer)
+    assert call(outer_handle.address, 1, 2.0) == 99
+
+
+def test_helpers_get_their_arguments(image: Image) -> None:
+    seen: list[tuple[int, float]] = []
+
+    def helper(n: int, d: float) -> int:
+        seen.append((n, d))
+        return -5
+
+    handle = native.python_helper("int64_t(int64_t, double)", helper)
+    assert image.callable("help", "int64_t(uint64_t, int64_t, double)")(handle.address, -7, 0.5) == -5
+    assert seen == [(-7, 0.5)]
+
+
+MDWE = """
+import ctypes
+assert ctypes.CDLL(None).prctl(65, 1, 0, 0, 0) == 0, "refused"
+from cnp import native
+from cnp.errors import MemoryFault
+try:
+    native.python_helper("int64_t(int64_t)", abs)
+except MemoryFault as fault:
+    print(fault.call)
+try:
+    native.poll_address()
+except MemoryFault:
+    print("no poll")
+"""
+
+
+def test_helpers_under_mdwe_fail_clearly(backend: str) -> None:
+    done = run_python(MDWE, backend)
+    need("refused" not in done.stderr, "this kernel has no PR_SET_MDWE")
+    expected = ["ffi.callback"] + ["no poll"] * (backend == "pure")
+    assert done.stdout.splitlines() == expected, done.stderr
+
+
+def test_a_refused_closure_is_a_memory_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refusing:
+        def callback(self, *_: object) -> object:
+            raise MemoryError("no")
+
+    monkeypatch.setattr(native._backend, "ffi", Refusing())
+    with pytest.raises(MemoryFault) as caught:
+        native.python_helper("int64_t(int64_t)", abs)
+    assert caught.value.call == "ffi.callback"
+
+
+# -- lifetimes --
+
+
+class Token:
+    """Something a weak reference can point to."""
+
+    callable: object = None
+
+
+def test_the_keepalive_goes_with_the_callable(image: Image) -> None:
+    token = Token()
+    alive = weakref.ref(token)
+    add = image.callable("add", "int64_t(int64_t, int64_t)", keepalive=token)
+    del token
+    gc.collect()
+    assert alive() is not None and add(1, 2) == 3
+    del add
+    gc.collect()
+    assert alive() is None
+
+
+def test_a_cycle_through_the_keepalive_is_collected(image: Image) -> None:
+    token = Token()
+    alive = weakref.ref(token)
+    token.callable = image.callable("add", "int64_t(int64_t, int64_t)", keepalive=token)
+    del token
+    gc.collect()
+    assert alive() is None
+
+
+def test_calls_leak_no_references(image: Image, backend: str) -> None:
+    only(backend, "core")
+    big, failed = 1 << 62, Trap("x")
+
+    def fail(*_: int) -> object:
+        raise failed
+
+    add = image.callable("add", "int64_t(int64_t, int64_t)")
+    trap = image.callable("fail", "int64_t(uint64_t)", failed=fail)
+    before = sys.getrefcount(big), sys.getrefcount(add), sys.getrefcount(None)
+    for _ in range(1000):
+        add(big, 1)
+        with pytest.raises(TypeError):
+            add(big, "x")
+        with pytest.raises(OverflowError):
+            add(big, 1 << 64)
+        with pytest.raises(Trap):
+            trap(big)
+    after = sys.getrefcount(big), sys.getrefcount(add), sys.getrefcount(None)
+    assert all(abs(b - a) < 100 for a, b in zip(before, after, strict=True))
+
+
+# -- run, fuel and polls --
+
+
+class Run:
+    """A frame and a context for native.run()."""
+
+    def __init__(self, image: Image, body: str, *slots: int, fuel: int = 0, budget: int = NO_LIMIT) -> None:
+        self.image, self.body = image, body
+        self.context = (ctypes.c_int64 * 12)()
+        self.context[3], self.context[5] = fuel, budget
+        self.memory = ctypes.create_string_buffer(1024)
+        base = -(-ctypes.addressof(self.memory) // 16) * 16
+        self.frame = base + HEADER
+        ctypes.c_uint64.from_address(self.frame - 8).value = ctypes.addressof(self.context)
+        for n, slot in enumerate(slots):
+            ctypes.c_uint64.from_address(self.frame + 8 * n).value = slot
+
+    def __call__(self) -> int:
+        """The trap code, 0 if the run returned."""
+        native.run(self.image.at["enter"], self.frame, self.image.at[self.body])
+        return ctypes.c_uint32.from_address(self.frame - 20).value if self.context[0] else 0
+
+    @property
+    def polls(self) -> int:
+        return ctypes.c_uint64.from_address(self.frame + 24).value
+
+
+def test_run(image: Image) -> None:
+    run = Run(image, "add", 2, 3)
+    assert run() == 0 and run.context[2] == 5
+
+
+@pytest.mark.parametrize("fuel", [0, 7, 1000])
+@pytest.mark.parametrize("budget", [0, 1, 15, 16, 17, 100_000])
+def test_fuel_is_counted_exactly(image: Image, fuel: int, budget: int) -> None:
+    run = Run(image, "spin", native.poll_address(), 0, 0, fuel=fuel, budget=budget)
+    assert run() == 6
+    assert run.polls == fuel + budget
+    assert run() == 6 and run.polls == 0  # nothing is left
+    run.context[5] = 10
+    assert run() == 6 and run.polls == 10
+
+
+def test_polls_adapt_to_the_length_of_an_iteration(image: Image) -> None:
+    run = Run(image, "spin", native.poll_address(), 0, 0, budget=1_000_000)
+    assert run() == 6
+    quick = run.context[6]
+    run = Run(image, "spin", native.poll_address(), 1_000_000, 0, budget=200)  # about 0.3 ms each
+    assert run() == 6
+    assert quick >= 512 and 1 <= run.context[6] <= 64
+
+
+@pytest.mark.parametrize("through", ["run", "callable"])
+def test_other_threads_run(image: Image, through: str) -> None:
+    """The flag that ends the loop is set by a thread that starts when the loop already runs."""
+    flag = ctypes.c_uint64(0)
+    address = ctypes.addressof(flag)
+    timer = threading.Timer(0.05, native.cell_store, (address, 8, 1))
+    timer.start()
+    slots = native.poll_address(), 0, address
+    if through == "run":
+        assert Run(image, "spin", *slots)() == 0
+    else:
+        spin = image.callable("spin", "uint64_t(uint64_t, uint64_t, uint64_t, uint64_t)")
+        assert spin(*slots, 0) > 0
+    timer.join()
+
+
+def test_callables_in_many_threads(image: Image) -> None:
+    add = image.callable("add", "int64_t(int64_t, int64_t)")
+    call = image.callable("help", "int64_t(uint64_t, int64_t, double)", frame_bytes=50_000)
+    caught: list[int] = []
+
+    def helper(n: int, d: float) -> int:
+        time.sleep(0)
+        raise LookupError(threading.get_ident())
+
+    handle = native.python_helper("int64_t(int64_t, double)", helper)
+
+    def work() -> None:
+        for n in range(200):
+            assert add(n, n) == 2 * n
+            with pytest.raises(LookupError) as error:
+                call(handle.address, n, 0.0)
+            caught.append(error.value.args[0] == threading.get_ident())
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(caught) == 800 and all(caught)
+
+
+def run_python(code: str, backend: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, env=environment(backend), capture_output=True, text=True, timeout=60)
+
+
+def environment(backend: str) -> dict[str, str]:
+    paths = os.pathsep.join(
+        p for p in (str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")) if p
+    )
+    return {**os.environ, "PYTHONPATH": paths, "CNP_PURE": str(int(backend == "pure"))}
+
+
+ENDLESS = """
+import sys, time
+from pathlib import Path
+from cnp import native
+from tests.test_native import Image, Run, build, raise_trap
+folder, through, turns = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+image = Image(*build(folder))
+slots = native.poll_address(), turns, 0
+call = image.callable("spin", "uint64_t(uint64_t, uint64_t, uint64_t, uint64_t)")
+run = Run(image, "spin", *slots)
+print("ready", flush=True)
+try:
+    if through == "callable":
+        call(*slots, 0)
+    else:
+        assert run() == 7
+        raise native.take_exception()
+except KeyboardInterrupt:
+    print(time.monotonic())
+"""
+
+
+@pytest.mark.parametrize("turns", [0, 300_000, 10_000_000], ids=["1ns", "100us", "3ms"])
+@pytest.mark.parametrize("through", ["run", "callable"])
+def test_ctrl_c_within_50_ms(backend: str, tmp_path: Path, through: str, turns: int) -> None:
+    command = [sys.executable, "-c", ENDLESS, str(tmp_path), through, str(turns)]
+    child = subprocess.Popen(command, env=environment(backend), stdout=subprocess.PIPE, text=True)
+    with child:
+        assert child.stdout is not None and child.stdout.readline() == "ready\n"
+        time.sleep(0.3)
+        sent = time.monotonic()
+        child.send_signal(signal.SIGINT)
+        output, _ = child.communicate(timeout=20)
+    assert float(output) - sent < 0.05
+
+
+# -- cells, forks, flush --
+
+
+@pytest.fixture
+def cells() -> Iterator[tuple[int, Any]]:
+    words = (ctypes.c_uint64 * 4)()
+    yield ctypes.addressof(words), words
+
+
+@pytest.mark.parametrize("width", CELL_WIDTHS)
+def test_cells(cells: tuple[int, Any], width: int) -> None:
+    address, words = cells
+    top = (1 << 8 * width) - 1
+    words[0] = words[2] = (1 << 64) - 1
+    for at in (address, address + width):
+        native.cell_store(at, width, 5)
+        assert native.cell_load(at, width) == 5
+        assert native.cell_add(at, width, -6) == 5
+        assert native.cell_load(at, width) == top
+        assert native.cell_compare_exchange(at, width, 7, 8) == top
+        assert native.cell_compare_exchange(at, width, -1, 8) == top
+        assert native.cell_compare_exchange(at, width, 8, 9) == 8
+        assert native.cell_load(at, width) == 9
+    assert words[2] == (1 << 64) - 1, "a neighbour was touched"
+    for value in (top + 1, -(top + 1) // 2 - 1):
+        with pytest.raises(RangeError) as caught:
+            native.cell_store(address, width, value)
+        assert (caught.value.value, caught.value.high) == (value, top)
+
+
+@pytest.mark.parametrize("access", ["cell_load", "cell_store", "cell_add", "cell_compare_exchange"])
+def test_cells_refuse_what_is_misaligned(cells: tuple[int, Any], access: str) -> None:
+    address, words = cells
+    rest = {"cell_load": 0, "cell_compare_exchange": 2}.get(access, 1) * (1,)
+    for width in (2, 4, 8):
+        with pytest.raises(RangeError) as caught:
+            getattr(native, access)(address + 1, width, *rest)
+        assert (caught.value.value, caught.value.align) == (address + 1, width)
+    for width in (0, 3, 16):
+        with pytest.raises(OperandError) as wrong:
+            getattr(native, access)(address, width, *rest)
+        assert wrong.value.value == width
+    assert list(words) == [0, 0, 0, 0]
+
+
+def test_cells_are_atomic(cells: tuple[int, Any]) -> None:
+    address, words = cells
+    threads = [
+        threading.Thread(target=lambda: [native.cell_add(address, 4, 1) for _ in range(5000)])
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert words[0] == 20_000
+
+
+def test_forks_are_counted() -> None:
+    before = native.fork_count()
+    assert before >= 0
+    pid = os.fork()
+    if pid == 0:
+        os._exit(native.fork_count() - before)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+    assert native.fork_count() == before + 1
+
+
+def test_forks_in_c_are_counted(backend: str) -> None:
+    only(backend, "core")
+    before = native.fork_count()
+    pid = ctypes.PyDLL(None).fork()
+    if pid == 0:
+        os._exit(native.fork_count() - before)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+    assert native.fork_count() == before + 1
+
+
+# -- choice of the backend and costs --
+
+
+def test_the_environment_asks_for_pure_python(backend: str) -> None:
+    done = run_python("from cnp import native; print(native.available, native.reason)", backend)
+    expected = {"core": "True \n", "pure": "False CNP_PURE=1 asks for pure Python\n"}
+    assert done.stdout == expected[backend]
+
+
+def test_pure_python_needs_no_pycparser(backend: str) -> None:
+    only(backend, "pure")
+    code = "import sys; from cnp import native; native.poll_address(); print('pycparser' in sys.modules)"
+    assert run_python(code, backend).stdout == "False\n"
+
+
+def test_a_call_costs_at_most_one_and_a_half_cffi_calls(image: Image, backend: str, tmp_path: Path) -> None:
+    only(backend, "core")
+    import cffi  # type: ignore[import-untyped]
+
+    ffi = cffi.FFI()
+    ffi.cdef("int64_t plus(int64_t, int64_t);")
+    ffi.set_source("cnp_plus", "static int64_t plus(int64_t a, int64_t b) { return a + b; }")
+    path = ffi.compile(tmpdir=str(tmp_path))
+    spec = importlib.util.spec_from_file_location("cnp_plus", path)
+    assert spec is not None and spec.loader is not None
+    plus = importlib.util.module_from_spec(spec).lib.plus
+    add = image.callable("add", "int64_t(int64_t, int64_t)")
+    times: dict[str, list[float]] = {"cffi": [], "ours": []}
+    for _ in range(9):
+        for name, function in (("cffi", plus), ("ours", add)):
+            start = time.perf_counter()
+            for _ in range(20_000):
+                function(2, 3)
+            times[name].append((time.perf_counter() - start) / 20_000)
+    cffi_ns, ours_ns = (statistics.median(times[name]) * 1e9 for name in ("cffi", "ours"))
+    print(f"cffi {cffi_ns:.0f} ns, ours {ours_ns:.0f} ns")
+    assert ours_ns <= 1.5 * cffi_ns
