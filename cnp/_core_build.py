@@ -1,4 +1,4 @@
-"""How cnp._core is compiled: _core.c behind cffi in API mode, for the limited API (one wheel for all
+"""How cnp._core is compiled: C behind cffi in API mode, for the limited API (one wheel for all
 Pythons).
 
 setuptools takes it as `cffi_modules=["cnp/_core_build.py:ffibuilder"]`; `python cnp/_core_build.py` compiles
@@ -15,7 +15,6 @@ from pathlib import Path
 from cffi import FFI  # type: ignore[import-untyped]
 
 DECLARATIONS = """
-    struct cnp_cell { uint64_t value; int status; };
     int cnp_install(uintptr_t table, uintptr_t main);
     void cnp_run(uintptr_t enter, uintptr_t frame, uintptr_t code);
     uint64_t cnp_poll(void *context);
@@ -24,13 +23,13 @@ DECLARATIONS = """
     uint64_t cnp_stack_left(void);
     int64_t cnp_fork_count(void);
     void cnp_flush(uintptr_t address, size_t size);
-    struct cnp_cell cnp_cell_load(uintptr_t address, unsigned width);
-    struct cnp_cell cnp_cell_store(uintptr_t address, unsigned width, uint64_t value);
-    struct cnp_cell cnp_cell_add(uintptr_t address, unsigned width, uint64_t value);
-    struct cnp_cell cnp_cell_compare_exchange(uintptr_t address, unsigned width, uint64_t expected,
-                                              uint64_t desired);
+    uint64_t cnp_cell_load(uintptr_t address, unsigned width);
+    uint64_t cnp_cell_store(uintptr_t address, unsigned width, uint64_t value);
+    uint64_t cnp_cell_add(uintptr_t address, unsigned width, uint64_t value);
+    uint64_t cnp_cell_compare_exchange(uintptr_t address, unsigned width, uint64_t expected, uint64_t wanted);
 """
 
+SOURCES = ("_core.c", "_callable.c")
 HERE = Path(__file__).parent
 
 ffibuilder = FFI()
@@ -38,7 +37,7 @@ ffibuilder.cdef(DECLARATIONS)
 # The text goes into the file that cffi writes, which has the same name: an #include would find itself.
 ffibuilder.set_source(
     "cnp._core",
-    '#line 1 "cnp/_core.c"\n' + (HERE / "_core.c").read_text(encoding="utf-8"),
+    "".join(f'#line 1 "cnp/{name}"\n' + (HERE / name).read_text(encoding="utf-8") for name in SOURCES),
     py_limited_api=True,
     define_macros=[("Py_LIMITED_API", "0x030a0000")],
     libraries=["pthread"],

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from cnp._backend import CallableSpec, check_cell, closure
+from cnp._backend import CallableSpec, closure
 from cnp.errors import StateError
 from cnp.signature import C_TYPES, Signature
 
@@ -105,27 +105,26 @@ class PureBackend:
     def cell_load(self, address: int, width: int) -> int:
         return int(self._cell(address, width)[0])
 
-    def cell_store(self, address: int, width: int, value: int) -> None:
-        self._cell(address, width)[0] = value
+    def cell_store(self, address: int, width: int, value: int) -> int:
+        return self._update(address, width, lambda before: value)
 
     def cell_add(self, address: int, width: int, value: int) -> int:
-        cell = self._cell(address, width)
-        with self._cells:
-            before = int(cell[0])
-            cell[0] = (before + value) & ((1 << 8 * width) - 1)
-        return before
+        return self._update(address, width, lambda before: (before + value) & ((1 << 8 * width) - 1))
 
     def cell_compare_exchange(self, address: int, width: int, expected: int, desired: int) -> int:
+        return self._update(address, width, lambda before: desired if before == expected else before)
+
+    def _cell(self, address: int, width: int) -> Any:
+        return self.ffi.cast(_UNSIGNED[width], address)
+
+    def _update(self, address: int, width: int, change: Callable[[int], int]) -> int:
         cell = self._cell(address, width)
         with self._cells:
             before = int(cell[0])
-            if before == expected:
-                cell[0] = desired
+            after = change(before)
+            if after != before:
+                cell[0] = after
         return before
-
-    def _cell(self, address: int, width: int) -> Any:
-        check_cell(address, width)
-        return self.ffi.cast(_UNSIGNED[width], address)
 
     def _words(self, address: int) -> Any:
         return self.ffi.cast("uint64_t *", address)
@@ -173,6 +172,8 @@ class PureCallable:
             raise ValueError("header_size: a multiple of 16 with room for the state and 32 bytes")
         if slots < 8 * len(spec.signature.arguments):
             raise ValueError("frame_bytes: header and arguments do not fit")
+        if spec.depth < 0:
+            raise ValueError("depth: negative")
         self._backend = backend
         self._spec = spec
         self.__name__ = spec.name

@@ -76,23 +76,15 @@ _STATUS_FAILED = 125  # the host program itself found what is wrong and wrote it
 
 # The target brings its own flags; these make small, reproducible code that calls no library.
 _CFLAGS = [
-    *(
-        "-std=gnu11",
-        "-Os",
-        "-g0",
-        "-Wall",
-        "-Wextra",
-        "-Werror",
-        "-ffreestanding",
-        "-fno-builtin",
-        "-fno-pic",
-    ),
-    *(
-        "-fno-stack-protector",
-        "-fno-strict-aliasing",
-        "-fno-asynchronous-unwind-tables",
-        "-fno-unwind-tables",
-    ),
+    "-std=gnu11",
+    "-Os",
+    "-ffreestanding",
+    "-fno-builtin",
+    "-fno-pic",
+    "-fno-stack-protector",
+    "-fno-strict-aliasing",
+    "-fno-asynchronous-unwind-tables",
+    "-fno-unwind-tables",
     "-fno-ident",
 ]
 _LDFLAGS = ["-static", "--image-base", hex(HOST_BASE), "-e", "_start", "-z", "noexecstack", "--build-id=none"]

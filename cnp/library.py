@@ -107,6 +107,7 @@ def pack(built: Built) -> bytes:
         [
             op.name,
             op.line,
+            int(op.calls),
             [[operand.kind, operand.ctype, operand.name] for operand in op.operands],
             [
                 [[[a.kind, a.low, a.high, a.align] for a in form.accepts], writer.stencil(form.near), writer.stencil(form.far)]
@@ -218,7 +219,7 @@ class Library:
                 if fld >= len(units) or offset + units[fld] > size or what >= len(most) or index >= most[what]:
                     bad = True
         for _, row in self._rows.values():
-            for _, near, far in row[3]:
+            for _, near, far in row[4]:
                 bad |= not 0 <= near < stencils or not -1 <= far < stencils
         bad |= any(not 0 <= start <= start + size <= code for start, size, _ in self._constants)
         bad |= any(not 0 <= block < blocks for block in self._routines.values())
@@ -236,13 +237,14 @@ class Library:
         if known is None:
             if name not in self._rows:
                 raise OperandError(f"no operation {name!r} in {self.path}", op=name, operand="", value=None, allowed="")
-            index, (_, line, operands, forms) = self._rows[name]
+            index, (_, line, calls, operands, forms) = self._rows[name]
             known = Operation(
                 name,
                 index,
                 tuple(Operand(*item) for item in operands),
                 tuple(self._form(*form) for form in forms),
                 line,
+                bool(calls),
             )
             self._cache[name] = known
         return known

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from cnp._backend import CELL_WIDTHS, Backend, CallableSpec, Failed, Helper, check_cell, closure
+from cnp._backend import Backend, CallableSpec, Failed, Helper, check_cell, closure
 from cnp.errors import RangeError
 from cnp.signature import parse_signature
 
@@ -42,6 +42,10 @@ class CoreBackend:
         self.flush: Callable[[int, int], None] = lib.cnp_flush
         self.fork_count: Callable[[], int] = lib.cnp_fork_count
         self.stack_left: Callable[[], int] = lib.cnp_stack_left
+        self.cell_load: Callable[[int, int], int] = lib.cnp_cell_load
+        self.cell_store: Callable[[int, int, int], int] = lib.cnp_cell_store
+        self.cell_add: Callable[[int, int, int], int] = lib.cnp_cell_add
+        self.cell_compare_exchange: Callable[[int, int, int, int], int] = lib.cnp_cell_compare_exchange
 
     def poll_address(self) -> int:
         return int(self.ffi.cast("uintptr_t", self.ffi.addressof(self._lib, "cnp_poll")))
@@ -49,25 +53,6 @@ class CoreBackend:
     def make_callable(self, spec: CallableSpec) -> Callable[..., Any]:
         types = (spec.signature.result + spec.signature.arguments).encode()
         return self._make_callable(spec.enter, spec.code, types, *spec[3:])
-
-    def cell_load(self, address: int, width: int) -> int:
-        return self._done(self._lib.cnp_cell_load(address, width), address, width)
-
-    def cell_store(self, address: int, width: int, value: int) -> None:
-        self._done(self._lib.cnp_cell_store(address, width, value), address, width)
-
-    def cell_add(self, address: int, width: int, value: int) -> int:
-        return self._done(self._lib.cnp_cell_add(address, width, value), address, width)
-
-    def cell_compare_exchange(self, address: int, width: int, expected: int, desired: int) -> int:
-        answer = self._lib.cnp_cell_compare_exchange(address, width, expected, desired)
-        return self._done(answer, address, width)
-
-    @staticmethod
-    def _done(answer: Any, address: int, width: int) -> int:
-        if answer.status:
-            check_cell(address, width)
-        return int(answer.value)
 
 
 def _import_core() -> tuple[Any, str]:
@@ -196,10 +181,9 @@ def stack_left() -> int:
     return _backend.stack_left()
 
 
-def _word(value: int, width: int) -> int:
-    """`value` as an unsigned number of `width` bytes; negative numbers in two's complement."""
-    if width not in CELL_WIDTHS:
-        return 0  # the access itself refuses the width
+def _word(address: int, width: int, value: int) -> int:
+    """`value` as an unsigned number of `width` bytes (two's complement); checks the cell too."""
+    check_cell(address, width)
     low, high = -(1 << (8 * width - 1)), (1 << 8 * width) - 1
     if not low <= value <= high:
         raise RangeError(
@@ -209,25 +193,27 @@ def _word(value: int, width: int) -> int:
 
 
 def cell_load(address: int, width: int) -> int:
-    """The unsigned number in an aligned cell of 1, 2, 4 or 8 bytes. This and the following accesses are
-    atomic and sequentially consistent (in pure Python: single accesses of the machine, whole updates only
-    under the GIL).
+    """The unsigned number in an aligned cell of 1, 2, 4 or 8 bytes.
 
+    This and the following accesses are atomic and sequentially consistent (in pure Python: loads and stores
+    are single accesses of the machine, the others are whole only among themselves).
     OperandError: width. RangeError: misaligned, or a value that does not fit.
     """
+    check_cell(address, width)
     return _backend.cell_load(address, width)
 
 
-def cell_store(address: int, width: int, value: int) -> None:
-    """Store a signed or unsigned number."""
-    _backend.cell_store(address, width, _word(value, width))
+def cell_store(address: int, width: int, value: int) -> int:
+    """Store a signed or unsigned number; returns what the cell held before."""
+    return _backend.cell_store(address, width, _word(address, width, value))
 
 
 def cell_add(address: int, width: int, value: int) -> int:
     """Add, modulo 2^(8 width); returns what the cell held before."""
-    return _backend.cell_add(address, width, _word(value, width))
+    return _backend.cell_add(address, width, _word(address, width, value))
 
 
 def cell_compare_exchange(address: int, width: int, expected: int, desired: int) -> int:
     """Store `desired` if the cell holds `expected`; returns what it held before, unsigned."""
-    return _backend.cell_compare_exchange(address, width, _word(expected, width), _word(desired, width))
+    old, new = _word(address, width, expected), _word(address, width, desired)
+    return _backend.cell_compare_exchange(address, width, old, new)

@@ -113,13 +113,17 @@ class Form:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """An operation of a vocabulary. Its forms are ordered: the first one that takes the operands is the best."""
+    """An operation of a vocabulary. Its forms are ordered: the first one that takes the operands is the best.
+
+    calls: it makes native calls, so that its slots may be the base of a callee's frame.
+    """
 
     name: str
     index: int
     operands: tuple[Operand, ...]
     forms: tuple[Form, ...]
     line: int
+    calls: bool = False
 
 
 @dataclass(frozen=True, slots=True)

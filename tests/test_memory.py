@@ -740,7 +740,7 @@ def test_a_trap_that_does_not_fill_a_line_is_refused(trap: bytes) -> None:
 
 def test_a_machine_that_misses_writes_gets_flip(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CNP_MEMORY", raising=False)
-    stale = Probe((returns(1), 1), (returns(2), 1))  # as if the first were still running
+    stale = Probe((returns(1), 1), (returns(2), 3))  # 3 stands for what such a machine does not see
     space = CodeMemory(probe=stale)
     assert space.scheme.name == "flip" and "old code" in space.scheme.reason
 

@@ -20,10 +20,12 @@ NAME = r'@"?([\w.$]+)"?'
 
 @dataclass(frozen=True, slots=True)
 class Helpers:
-    """callers: bodies (`mul`, `mul_slow`) that call a helper. signatures: helper -> C text, `i64(ptr, i32)`."""
+    """callers: bodies (`mul`, `mul_slow`) that call a helper. signatures: helper -> C text such as
+    `int64_t(void *, uint32_t)`. natives: bodies that make native calls."""
 
     callers: frozenset[str]
     signatures: dict[str, str]
+    natives: frozenset[str]
 
 
 def find(source: Source, toolchain: Toolchain, flags: list[str]) -> Helpers:
@@ -39,7 +41,8 @@ def find(source: Source, toolchain: Toolchain, flags: list[str]) -> Helpers:
     graph, declared = call_graph(ir)
     bodies = [item.name + part for item in source.declarations for part in ("", "_slow")]
     callers = frozenset(name for name in bodies if reaches(graph, f"cnp_probe_{name}", set(declared)))
-    return Helpers(callers, {name: signature for name, signature in declared.items()})
+    natives = frozenset(name for name in bodies if reaches(graph, f"cnp_probe_{name}", {"cnp_native_call"}))
+    return Helpers(callers, declared, natives)
 
 
 def probe_source(source: Source) -> str:

@@ -144,6 +144,7 @@ def hand_over(
             group[0].operands,
             tuple(make_form(shape, extracted, job.target) for shape in group),
             group[0].declaration.line,
+            bool(helpers.natives & {group[0].declaration.name, f"{group[0].declaration.name}_slow"}),
         )
         for index, (name, group) in enumerate(by_operation.items())
     )

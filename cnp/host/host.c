@@ -4,8 +4,8 @@
    The formats of IMAGE and REPORT are drawn in cnp/host.py, which writes the one and reads the other.
 
    Nothing of a C library is here: it runs wherever a Linux kernel or qemu-user runs. What is special about
-   one target lies in machine.h. Every external function of this file is a helper that generated code may call by
-   name; build_host() writes their addresses beside the program.
+   one target lies in machine.h. Every external function of this file is a helper that generated code may call
+   by name; build_host() writes their addresses beside the program.
 
    Whatever fails says so in one line on stderr and ends with exit status 125. A signal in the code (a wild
    load, an undefined instruction) is not caught: it kills the process, and cnp/host.py reads the status. */
@@ -89,7 +89,7 @@ static void say_number(struct message *m, u64 value, u64 base) {
     say(m, digits + n);
 }
 
-/* Says what failed and ends the process; `index` and `address` count when `part` names a list of the image. */
+/* Says what failed and ends the process; `index` and `address` belong to `part`, a list of the image. */
 __attribute__((noreturn)) static void
 die(const char *part, u64 index, const char *what, u64 address, i64 error) {
     struct message m = {.size = 0};
@@ -194,7 +194,7 @@ u64 cnp_poll(struct context *context) {
 /* ---- Helpers for tests: they come back with junk in every register that a callee may change ------------ */
 
 /* One parameter of each type a signature may have, mixed so that each bit of each counts:
-   h = a; then h = h * K + x for x = b (sign-extended), c (zero-extended), the bits of d and of e, f; mod 2^64. */
+   h = a; then h = h * K + x for x = b (sign-extended), c (zero-extended), the bits of d, of e, f. */
 i64 cnp_test_mix(i64 a, i32 b, u32 c, f64 d, f32 e, i64 f) {
     const u64 K = 0x9e3779b97f4a7c15;
     u64 d_bits;
