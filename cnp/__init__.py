@@ -1,3 +1,56 @@
 """cnp: a copy-and-patch JIT library. Operations are written once, in C; code comes out for five machines."""
 
 from __future__ import annotations
+
+from cnp.assembler import Cell, Function, Label, Slot, Symbol, Table, slot
+from cnp.errors import (
+    BuildError,
+    CnpError,
+    HostError,
+    LabelError,
+    LibraryError,
+    MemoryFault,
+    OperandError,
+    RangeError,
+    StateError,
+    SymbolError,
+    ToolError,
+    TrapError,
+)
+from cnp.library import Library
+from cnp.runtime import Activation, Assembler, Code, Entry, Frame, Result, Vocabulary, address, load
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Activation",
+    "Assembler",
+    "BuildError",
+    "Cell",
+    "CnpError",
+    "Code",
+    "Entry",
+    "Frame",
+    "Function",
+    "HostError",
+    "Label",
+    "LabelError",
+    "Library",
+    "LibraryError",
+    "MemoryFault",
+    "OperandError",
+    "RangeError",
+    "Result",
+    "Slot",
+    "StateError",
+    "Symbol",
+    "SymbolError",
+    "Table",
+    "ToolError",
+    "TrapError",
+    "Vocabulary",
+    "__version__",
+    "address",
+    "load",
+    "slot",
+]

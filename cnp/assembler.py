@@ -90,12 +90,13 @@ class Op(NamedTuple):
 
 @dataclass(eq=False)
 class Program:
-    """What is to be linked: plain data, in the order of the code."""
+    """What is to be linked: plain data, in the order of the code. roots: routines that are called from outside."""
 
     library: Library
     ops: list[Op] = field(default_factory=list)
     functions: list[Function] = field(default_factory=list)
     labels: list[Label] = field(default_factory=list)
+    roots: tuple[str, ...] = ("cnp_enter",)
 
     def check(self) -> None:
         """Raise LabelError for labels that are used and unbound, and for functions that run off their end."""

@@ -65,7 +65,7 @@ class Image:
 
     code: bytes for `base`; data: bytes for `data_base`. offsets[i]: where op i begins, in bytes from base;
     ranges: (start, end, op) of every block in the order of addresses. symbols: functions by name.
-    cells: op -> operand name -> address. entry: address of the way in.
+    cells: op -> operand name -> address; cell_places: the same by cell. routines: address of each.
     """
 
     base: int
@@ -77,6 +77,7 @@ class Image:
     symbols: dict[str, int]
     cells: dict[int, dict[str, int]]
     routines: dict[str, int]
+    cell_places: dict[Cell, int]
 
     @property
     def enter(self) -> int:
@@ -94,7 +95,7 @@ def resolve(program: Program, imports: Resolver) -> dict[str, int]:
     """Addresses of all helpers and symbols that a program uses. SymbolError lists all that are missing."""
     library = program.library
     names = {value.name for op in program.ops for value in op.values if isinstance(value, Symbol)}
-    used = {index for block in all_blocks(program) for index in indexes(block, What.IMPORT)}
+    used = {index for block in used_blocks(program) for index in indexes(block, What.IMPORT)}
     names |= {library.imports[index].name for index in used}
     found = {name: imports(name) if callable(imports) else imports.get(name) for name in sorted(names)}
     missing = [name for name, address in found.items() if address is None]
@@ -112,15 +113,17 @@ def stencils(program: Program) -> Iterator[Stencil]:
         yield op.form.near
 
 
-def all_blocks(program: Program) -> Iterator[Block]:
-    """Every block that can become part of the image."""
+def used_blocks(program: Program) -> Iterator[Block]:
+    """Every block that becomes part of the image, stubs aside."""
+    todo: list[Block] = [block for stencil in {id(s): s for s in stencils(program)}.values() for block in stencil.blocks]
+    todo += [program.library.routine(name) for name in program.roots]
     seen: set[int] = set()
-    for stencil in stencils(program):
-        if id(stencil) not in seen:
-            seen.add(id(stencil))
-            yield from stencil.blocks
-    for name in program.library.routine_names:
-        yield program.library.routine(name)
+    while todo:
+        block = todo.pop()
+        yield block
+        for index in indexes(block, What.ROUTINE) - seen:
+            seen.add(index)
+            todo.append(program.library.routine(program.library.routine_names[index]))
 
 
 def size_bound(program: Program) -> tuple[int, int]:
@@ -171,8 +174,7 @@ class Planner:
 
     def collect(self) -> None:
         """Stubs, routines, constants, literals, tables and cells that the operations ask for."""
-        needed = [*self.library.routine_names].index("cnp_enter")
-        todo = [needed]
+        todo = [self.library.routine_names.index(name) for name in self.program.roots]
         for position, op in enumerate(self.program.ops):
             for value in op.values:
                 if isinstance(value, Cell):
@@ -425,6 +427,7 @@ class Planner:
             self.base, bytes(code), self.data_base, data, [piece.address - self.base for piece in self.hot],
             self.ranges(), self.function_addresses(), self.cell_addresses(),
             {piece.name: piece.address for piece in self.routines.values()},
+            {cell: self.operand(cell) for cell in self.cells},
         )  # fmt: skip
 
     def patch(self, code: bytearray, piece: Piece) -> None:

@@ -22,6 +22,7 @@ class Formula(IntEnum):
     ABSOLUTE = 0  #: S + A
     RELATIVE = 1  #: S + A - P
     PAGE = 2  #: Page(S + A) - Page(P), pages of 4 KiB
+    REGION = 3  #: S + A - Region(P + 4), regions of 256 MiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,8 @@ class Field:
             return s + a
         if self.formula is Formula.RELATIVE:
             return s + a - p
+        if self.formula is Formula.REGION:
+            return s + a - (p + 4 & ~0xFFF_FFFF)
         return ((s + a) & ~0xFFF) - (p & ~0xFFF)
 
     def fits(self, value: int) -> bool:
@@ -113,7 +116,8 @@ class Syntax:
     the change of the stack pointer in bytes, None if it cannot be followed. delay: the instruction after a jump,
     branch or return is executed with it. far: conditional branches reach less far than jumps. register: how a
     jump's argument looks that is a register, not a label. clean: rewrites a line of clang's output before it is read
-    (None: drop it). wrap: lines around each section.
+    (None: drop it). wrap: lines around each section. emit_branch: text of a conditional branch that leaves its
+    section, the mnemonic and the arguments its `{}`.
     """
 
     jump: frozenset[str]
@@ -127,6 +131,7 @@ class Syntax:
     register: str = ""
     clean: Callable[[str], str | None] = lambda line: line
     wrap: tuple[str, str] = ("", "")
+    emit_branch: str = "\t{}\t{}"
 
     def delays(self, mnemonic: str) -> bool:
         """Whether the next line is the delay slot of this one."""
@@ -150,7 +155,7 @@ class Target:
     relocations: ELF type -> pieces. pairs: rewrites records so that each one stands alone.
     jump_size: bytes of the jump at the end of a stencil. veneer: jumps anywhere; its holes are filled with the
     address (What.OPERAND 0). island: code bytes between two islands of veneers, 0 when no jump is ever too short.
-    trap: fills unused code memory. slot_align: alignment of slot offsets in bytes that the short forms ask for.
+    trap: fills unused code memory. probe: two functions `int f(void)` with their results, to test the memory with. slot_align: alignment of slot offsets in bytes that the short forms ask for.
     """
 
     name: str
@@ -173,6 +178,7 @@ class Target:
     veneer: Block
     nop: bytes
     trap: bytes
+    probe: tuple[tuple[bytes, int], tuple[bytes, int]]
     island: int
     short_slots: tuple[int, int]
     lld: tuple[str, ...] = ()

@@ -50,6 +50,6 @@ def change(line: str, wanted: tuple[str, ...], result: str) -> str:
         if found and returned(found["rest"]) == result and types(found["args"]) == wanted:
             if pattern is CALL:
                 return f"{found['head']}fastcc {found['rest']}"
-            before, at, name = found["rest"].partition(result)
+            before, at, name = re.split(rf"((?:inreg )?{re.escape(result)})", found["rest"], maxsplit=1)
             return f"{found['head']}{before}fastcc {at}{name}"
     return line

@@ -318,7 +318,7 @@ def emit(where: Where, nodes: dict[str, Node], hot: list[str], cold: list[str], 
         for number, name in enumerate(names):
             following = names[number + 1] if number + 1 < len(names) else None
             lines += [f"{labels[name]}:", *nodes[name].lines]
-            lines += way_on(where.target.syntax, nodes[name], labels, following, names if suffix else None)
+            lines += way_on(where.target.syntax, nodes[name], labels, following, names, bool(suffix))
         lines += filter(None, [after])
     private = {m[1] for line in lines if (m := LABEL.match(line)) and m[1] not in labels.values()}
     if suffix and private:
@@ -327,15 +327,19 @@ def emit(where: Where, nodes: dict[str, Node], hot: list[str], cold: list[str], 
     return lines
 
 
-def way_on(syntax: Syntax, node: Node, labels: dict[str, str], following: str | None, far: list[str] | None) -> list[str]:
-    """The branch and the jump at the end of a block. far: the names that a branch may reach directly."""
+def way_on(
+    syntax: Syntax, node: Node, labels: dict[str, str], following: str | None, inside: list[str], far: bool
+) -> list[str]:
+    """The branch and the jump at the end of a block. inside: the names that a branch reaches in this section."""
     lines: list[str] = []
     jump = syntax.emit_jump
     if branch := node.branch:
         target = labels.get(branch.target, branch.target)
         delay = [branch.delay] if branch.delay else []
-        if far is None or branch.target in far:
+        if branch.target in inside:
             lines += [f"\t{branch.mnemonic}\t{join(branch.arguments, target)}", *delay]
+        elif not far:
+            lines += [syntax.emit_branch.format(branch.mnemonic, join(branch.arguments, target)), *delay]
         else:
             mnemonic, arguments = syntax.opposite(branch.mnemonic, branch.arguments)
             around = f"{labels[node.name]}.around"

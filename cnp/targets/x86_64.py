@@ -110,6 +110,7 @@ TARGET = Target(
     veneer=VENEER,
     nop=b"\x90",
     trap=b"\xcc",
+    probe=((b"\xb8\x2a\x00\x00\x00\xc3", 42), (b"\xb8\x17\x00\x00\x00\xc3", 23)),  # mov $n, %eax; ret
     island=0,
     short_slots=(0, (1 << 31) - 1),
     qemu="x86_64",

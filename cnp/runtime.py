@@ -1,0 +1,554 @@
+"""What a user calls: load a vocabulary, assemble, build, run.
+
+    vm = cnp.load("my_vm.x86_64.cnp")
+    asm = vm.assembler(helpers={"vm_print": print})
+    asm.function("main", frame=64)
+    ...
+    code = asm.build()
+    result = code["main"].run({"sp": cnp.address(stack)})
+
+A run releases the GIL; a `callable` keeps it (cnp/native.py says more). A code object lives as long as anything
+that can run it: runs, callables, functions and results hold it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from cnp import frame as layout
+from cnp import interpret, memory, native, patch, targets
+from cnp.assembler import Assembler as BareAssembler
+from cnp.assembler import Cell, Function, Label, Op, Program
+from cnp.errors import LabelError, LibraryError, OperandError, StateError, SymbolError, TrapError
+from cnp.frame import Needs
+from cnp.library import Library
+from cnp.target import Target
+
+DEPTH = 1000  #: calls that may be nested unless a run says otherwise
+NATIVE_MARGIN = 256 * 1024  #: native stack that is left to helpers
+NATIVE_FRAME = 64  #: return address, padding and alignment of one nested call beside what its stencil says
+INTERPRETED_FRAME = 2048  #: native stack of one nested call in the interpreter
+HELD = (7, 8)  #: trap codes that stand for a Python exception
+
+State = Mapping[str, int | float]
+
+
+def address(buffer: bytearray | memoryview | ctypes.Array[Any]) -> int:
+    """The address of a writable buffer's first byte. The buffer must outlive its use."""
+    if isinstance(buffer, (bytearray, memoryview)):
+        return ctypes.addressof(ctypes.c_char.from_buffer(buffer))
+    return ctypes.addressof(buffer)
+
+
+def code_memory(target: Target) -> memory.CodeMemory:
+    """The executable memory of this process."""
+
+    def create() -> memory.CodeMemory:
+        probe = memory.Probe(*target.probe)
+        return memory.CodeMemory(trap=target.trap, flush=native.flush, fork_count=native.fork_count, probe=probe)
+
+    return memory.default(create)
+
+
+class Vocabulary:
+    """A loaded stencil file: its operations, its state, and assemblers for it."""
+
+    def __init__(self, library: Library) -> None:
+        self.library = library
+        self.target = library.target
+
+    @property
+    def operations(self) -> tuple[str, ...]:
+        """Names of the operations, in the order of their source."""
+        return self.library.operations
+
+    def assembler(self, helpers: Mapping[str, object] | None = None) -> Assembler:
+        """A new program. helpers: name -> address, Python callable, or cffi or ctypes function pointer."""
+        return Assembler(self.library, helpers or {})
+
+    def frame(self, slots: int) -> Frame:
+        """Memory for `slots` bytes of slots and the header below them."""
+        return Frame(self.library, slots)
+
+
+def load(path: str | Path) -> Vocabulary:
+    """Load a stencil file: a path, or the name of one that came with the library, such as `ops`."""
+    file = Path(path)
+    if not file.suffix and not file.exists():
+        file = installed(str(path), targets.get("host").name)
+    return Vocabulary(Library.load(file))
+
+
+def installed(name: str, target: str) -> Path:
+    """The stencil file of a vocabulary that came with the library."""
+    file = Path(__file__).parent / "lib" / f"{name}.{target}.cnp"
+    if not file.exists():
+        message = f"there is no stencil file for {name} on {target}; build it: python build_stencils.py --target {target}"
+        raise LibraryError(message, path=str(file))
+    return file
+
+
+class Frame:
+    """Memory of a frame: `frame[offset]` is the 8-byte word at a slot's offset, unsigned."""
+
+    def __init__(self, library: Library, slots: int) -> None:
+        self.library, self.size = library, slots
+        self._memory = bytearray(library.header_size + slots + layout.CONTEXT_SIZE + 32)
+        start = address(self._memory)
+        aligned = (start + library.header_size + layout.CONTEXT_SIZE + 15) // 16 * 16
+        self.address = aligned
+        self.context = aligned - library.header_size - layout.CONTEXT_SIZE
+        self._start = aligned - start
+        self.view = memoryview(self._memory)
+
+    def _at(self, offset: int, size: int) -> int:
+        if not 0 <= offset <= self.size - size:
+            allowed = (0, self.size - size)
+            raise OperandError(f"the frame has {self.size} bytes, not {offset}", op="", operand="slot", value=offset, allowed=allowed)
+        return self._start + offset
+
+    def __getitem__(self, offset: int) -> int:
+        at = self._at(offset, 8)
+        return int.from_bytes(self.view[at : at + 8], self.library.target.byteorder)  # type: ignore[arg-type]
+
+    def __setitem__(self, offset: int, value: int) -> None:
+        at = self._at(offset, 8)
+        self.view[at : at + 8] = patch.word_bytes(value, self.library.target.byteorder)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Bytes of slots."""
+        at = self._at(offset, size)
+        return bytes(self.view[at : at + size])
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Set bytes of slots."""
+        at = self._at(offset, len(data))
+        self.view[at : at + len(data)] = data
+
+    def header(self, distance: int = 0) -> layout.Header:
+        """The header of the frame that begins `distance` bytes behind this one."""
+        at = self._start + distance
+        return layout.unpack_header(self.library, self.view[at - self.library.header_size : at])
+
+    def set_header(self, data: bytes, distance: int = 0) -> None:
+        at = self._start + distance
+        self.view[at - len(data) : at] = data
+
+    def get_context(self) -> dict[str, int]:
+        at = self._start - self.library.header_size - layout.CONTEXT_SIZE
+        return layout.unpack_context(self.library, self.view[at : at + layout.CONTEXT_SIZE])
+
+    def set_context(self, data: bytes) -> None:
+        at = self._start - self.library.header_size - layout.CONTEXT_SIZE
+        self.view[at : at + len(data)] = data
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """A function that was running when generated code left: where its frame lies, at which operation it stands."""
+
+    frame: int
+    op: int
+    state: dict[str, int | float]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a run ended.
+
+    kind: return, exit or trap. value: of a return. op: position of the operation that left (-1 for a return).
+    code: trap code. state: the state where it left. activations: the functions that were running, the innermost
+    first; empty after a return.
+    """
+
+    kind: Literal["return", "exit", "trap"]
+    value: int | float | None
+    op: int
+    code: int
+    state: dict[str, int | float]
+    frame: Frame
+    activations: tuple[Activation, ...] = ()
+
+    @property
+    def returned(self) -> bool:
+        return self.kind == "return"
+
+    @property
+    def exited(self) -> bool:
+        return self.kind == "exit"
+
+    @property
+    def trapped(self) -> bool:
+        return self.kind == "trap"
+
+
+class Assembler(BareAssembler):
+    """An assembler that can build code for this machine."""
+
+    def __init__(self, library: Library, helpers: Mapping[str, object]) -> None:
+        super().__init__(library)
+        self.helpers = dict(helpers)
+
+    def encode(self, base: int, data_base: int | None = None) -> patch.Image:
+        """Bytes for any base address, on any host. helpers must be addresses."""
+        self.program.check()
+        addresses = {name: value for name, value in self.helpers.items() if isinstance(value, int)}
+        return patch.encode(self.program, base, data_base, addresses)
+
+    def build(self) -> Code:
+        """Link the program into executable memory of this process."""
+        return Code(self.close(), self.helpers)
+
+
+class Code:
+    """Finished code: functions by name, its cells, the ways in.
+
+    symbols: function -> address. `code["name"]` is a function that can be run or made a callable.
+    """
+
+    def __init__(self, program: Program, helpers: Mapping[str, object]) -> None:
+        host = targets.get("host")
+        if program.library.target.name != host.name:
+            message = f"code for {program.library.target.name} does not run on {host.name}; encode() it, or cnp run --target"
+            raise StateError(message, state="foreign")
+        self.program, self.library = program, program.library
+        self._helpers = Helpers(self.library, helpers)
+        self._block = place(program, self._helpers)
+        self.image = self._block.image
+        self.symbols = self.image.symbols
+        self.needs = needs(program)
+        self._interpreter: Interpreter | None = None
+
+    def __getitem__(self, name: str) -> Entry:
+        """The function of that name; LabelError if there is none."""
+        for function in self.program.functions:
+            if function.name == name:
+                return Entry(self, function)
+        known = ", ".join(self.symbols)
+        raise LabelError(f"there is no function {name!r}; there are {known}", label=name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.symbols)
+
+    @property
+    def cells(self) -> Cells:
+        """Cells by operation: `code.cells[12].shape = 5` is one atomic store."""
+        return Cells(self)
+
+    def address(self, place: Label | int) -> int:
+        """Address of a label or of an operation."""
+        position = place.position if isinstance(place, Label) else place
+        if position is None or not 0 <= position < len(self.image.offsets):
+            raise LabelError(f"{place} is no operation of this program", label=str(place))
+        return self.image.base + self.image.offsets[position]
+
+    def op_at(self, address: int) -> int | None:
+        """The operation whose code holds an address."""
+        return self.image.op_at(address)
+
+    def enter(
+        self,
+        place: Label | int,
+        state: State | None = None,
+        frame: Frame | None = None,
+        depth: int = DEPTH,
+        fuel: int | None = None,
+    ) -> Result:
+        """Run from a function, or from an operation that was bound as an entry."""
+        position = place.position if isinstance(place, Label) else place
+        function = self._entry(position)
+        area = frame or Frame(self.library, self.needs.frame_bytes(function.frame, depth))
+        prepare(self, area, state or {}, depth, fuel, function, NATIVE_FRAME)
+        native.run(self.image.enter, area.address, self.address(place))
+        return finish(self, area)
+
+    def _entry(self, position: int | None) -> Function:
+        """The function that an entry belongs to; LabelError if nobody said that it is one."""
+        entries = {f.position for f in self.program.functions} | {x.position for x in self.program.labels if x.entry}
+        if position is None or position not in entries:
+            name = self.program.ops[position].operation.name if position is not None and position < len(self.program.ops) else ""
+            raise LabelError(f"op {position} {name} is no entry: bind its label with entry=True", label=str(position))
+        return [f for f in self.program.functions if f.position is not None and f.position <= position][-1]
+
+    @property
+    def interpreter(self) -> Interpreter:
+        """The interpreter of this program, with the same cells and helpers."""
+        if self._interpreter is None:
+            self._interpreter = Interpreter(self)
+        return self._interpreter
+
+
+class Entry:
+    """A function of a code object."""
+
+    def __init__(self, code: Code, function: Function) -> None:
+        self.code, self.function, self.name = code, function, function.name
+
+    @property
+    def address(self) -> int:
+        return self.code.symbols[self.name]
+
+    def run(
+        self, state: State | None = None, frame: Frame | None = None, depth: int = DEPTH, fuel: int | None = None
+    ) -> Result:
+        """Enter with a state and a frame; the result says how it ended, with the state as it is then.
+
+        depth: calls that may be nested; running out of it is a trap, as is running out of fuel (polls). An
+        exception in a Python helper, and KeyboardInterrupt in a poll, is raised here.
+        """
+        return self.code.enter(self.function, state, frame, depth, fuel)
+
+    def callable(self, signature: str, state: State | None = None, depth: int = DEPTH) -> Callable[..., Any]:
+        """A plain fast callable, such as `callable("int64_t(int64_t, double)")`.
+
+        Arguments lie in the slots 0, 8, 16 …; the result is the vocabulary's result. Each call has a frame of its
+        own and begins with `state`. TrapError when the code traps or exits.
+        """
+        code, name = self.code, self.name
+        size = code.needs.frame_bytes(self.function.frame, depth)
+
+        def failed(kind: int, trap: int, frame: int, op: int) -> None:
+            raise_held(trap if kind == 2 else 0)
+            raise TrapError(describe(code, layout.KINDS[kind], trap, op), code=trap, op=op_name(code, op), index=op)
+
+        return native.make_callable(
+            enter=code.image.enter, code=self.address, signature=signature, header_size=code.library.header_size,
+            state=layout.pack_state(code.library, state or {}), frame_bytes=code.library.header_size + size,
+            depth=depth, name=name, doc=f"{name}: {signature}, generated code", failed=failed, keepalive=code,
+        )  # fmt: skip
+
+
+class Cells:
+    """The cells of a code object by operation."""
+
+    def __init__(self, code: Code) -> None:
+        self._code = code
+
+    def __getitem__(self, op: int) -> CellsOf:
+        if op not in self._code.image.cells:
+            raise OperandError(f"op {op} has no cells", op=op_name(self._code, op), operand="", value=op, allowed="")
+        return CellsOf(self._code, self._code.image.cells[op])
+
+
+class CellsOf:
+    """The cells of one operation as attributes; each access is atomic."""
+
+    def __init__(self, code: Code, addresses: dict[str, int]) -> None:
+        object.__setattr__(self, "_code", code)
+        object.__setattr__(self, "_addresses", addresses)
+
+    def __getattr__(self, name: str) -> int:
+        if name not in self._addresses:
+            raise AttributeError(f"no cell {name!r}; there are {', '.join(self._addresses)}")
+        return native.cell_load(self._addresses[name], 8)
+
+    def __setattr__(self, name: str, value: int) -> None:
+        if name not in self._addresses:
+            raise AttributeError(f"no cell {name!r}; there are {', '.join(self._addresses)}")
+        native.cell_store(self._addresses[name], 8, value)
+
+
+class Interpreter:
+    """Runs a program by its records; continues what generated code left."""
+
+    def __init__(self, code: Code) -> None:
+        self.code = code
+        self._records = bytearray(interpret.records_size(code.program) + 16)
+        self._base = (address(self._records) + 7) & ~7
+        program = interpret.interpreter_program(code.program)
+        self._block = place(program, code._helpers)
+        self._routine = self._block.image.routines["cnp_interpret"]
+        names = {value.name for op in code.program.ops for value in op.values if isinstance(value, interpret.Symbol)}
+        symbols = {name: found for name in names if (found := code._helpers.address(name)) is not None}
+        data = interpret.records(code.program, self._base, self._cell, symbols)
+        start = self._base - address(self._records)
+        self._records[start : start + len(data)] = data
+
+    def _cell(self, cell: Cell) -> int:
+        return self.code._block.cells[cell]
+
+    def record(self, op: int) -> int:
+        """Address of an operation's record."""
+        return self._base + interpret.RECORD_SIZE * op
+
+    def run(
+        self,
+        place: Function | Label | int | str,
+        state: State | None = None,
+        frame: Frame | None = None,
+        depth: int = DEPTH,
+        fuel: int | None = None,
+    ) -> Result:
+        """Interpret from an operation on: a function (or its name), a label, a position."""
+        code = self.code
+        target = code[place].function if isinstance(place, str) else place
+        position = target.position if isinstance(target, Label) else target
+        function = [f for f in code.program.functions if f.position is not None and f.position <= (position or 0)][-1]
+        area = frame or Frame(code.library, code.needs.frame_bytes(function.frame, depth))
+        prepare(code, area, state or {}, depth, fuel, function, INTERPRETED_FRAME)
+        native.run(self._routine, area.address, self.record(position or 0))
+        return finish(code, area)
+
+    def resume(self, result: Result, fuel: int | None = None) -> Result:
+        """Go on where a run left, until the function that run() entered returns, exits or traps.
+
+        Each activation goes on at the operation at which it stands; a call that was under way is given the
+        callee's result.
+        """
+        if not result.activations:
+            raise StateError("this run returned: there is nothing to resume", state=result.kind)
+        code, area = self.code, result.frame
+        context = bytearray(layout.pack_context(code.library, fuel))
+        area.set_context(bytes(context))
+        for number, activation in enumerate(result.activations):
+            native.run(self._routine, activation.frame, self.record(activation.op))
+            now = area.get_context()
+            if now["kind"]:
+                return finish(code, area, result.activations[number + 1 :], activation.frame)
+            area.set_context(layout.pack_pending(code.library, area.get_context()))
+        return finish(code, area)
+
+
+# ---- linking into memory
+
+
+@dataclass(eq=False)
+class Placed:
+    """An image in executable memory, which is freed with the last user."""
+
+    block: memory.Block
+    image: patch.Image
+    cells: dict[Cell, int]
+    keep: object
+
+
+class Helpers:
+    """Addresses of helpers; Python callables become C functions when they are first needed."""
+
+    def __init__(self, library: Library, given: Mapping[str, object]) -> None:
+        self._given = dict(given)
+        self._signatures = {item.name: item.signature for item in library.imports}
+        self._made: dict[str, native.Helper] = {}
+
+    def address(self, name: str) -> int | None:
+        """Where a helper lies; None if nobody gave it."""
+        value = self._given.get(name)
+        if value is None:
+            return native.poll_address() if name == "cnp_poll" else None
+        if isinstance(value, int):
+            return value
+        if (pointer := pointer_value(value)) is not None:
+            return pointer
+        if not callable(value):
+            raise SymbolError(f"helper {name} is {value!r}: give an address, a function pointer or a callable", symbols=[name])
+        if name not in self._made:
+            self._made[name] = native.python_helper(self._signatures[name], value)
+        return self._made[name].address
+
+
+def pointer_value(value: object) -> int | None:
+    """The address in a ctypes or cffi function pointer; None for anything else."""
+    if isinstance(value, ctypes._CFuncPtr):
+        return ctypes.cast(value, ctypes.c_void_p).value
+    if type(value).__module__ == "_cffi_backend":
+        from cffi import FFI
+
+        return int(FFI().cast("uintptr_t", value))
+    return None
+
+
+def place(program: Program, helpers: Helpers) -> Placed:
+    """Reserve memory, link for its address, copy, and make it executable: undone as a whole if it fails."""
+    code_size, data_size = patch.size_bound(program)
+    block = code_memory(program.library.target).allocate(code_size, data_size)
+    try:
+        image = patch.encode(program, block.code_address, block.data_address, helpers.address)
+        block.data[: len(image.data)] = image.data
+        block.write(image.code)
+    except BaseException:
+        block.free()
+        raise
+    placed = Placed(block, image, image.cell_places, helpers)
+    weakref.finalize(placed, block.free)
+    return placed
+
+
+def needs(program: Program) -> Needs:
+    """What runs of a program take of frame memory and native stack."""
+    header = program.library.header_size
+    callers = [op for op in program.ops if op.operation.calls]
+    step = max((header + base_of(op) for op in callers), default=0)
+    native_bytes = max((op.form.near.stack for op in callers), default=0) + NATIVE_FRAME
+    return Needs(step, max((f.frame for f in program.functions), default=0), native_bytes)
+
+
+def base_of(op: Op) -> int:
+    """The largest slot offset that a calling operation can take as the base of its callee's frame."""
+    return max((value.offset for value in op.values if isinstance(value, interpret.Slot)), default=0)
+
+
+# ---- before and after a run
+
+
+def prepare(
+    code: Code, area: Frame, state: State, depth: int, fuel: int | None, function: Function, native_frame: int
+) -> None:
+    """Write header and context. The depth is bounded by the frame's memory and by the native stack."""
+    if area.size < function.frame:
+        message = f"{function.name} needs a frame of {function.frame} bytes, not {area.size}"
+        raise OperandError(message, op=function.name, operand="frame", value=area.size, allowed=function.frame)
+    if fuel is not None and fuel < 0:
+        raise OperandError(f"fuel is {fuel}", op=function.name, operand="fuel", value=fuel, allowed=(0, None))
+    per_call = Needs(code.needs.step, code.needs.largest, max(code.needs.native, native_frame))
+    deepest = per_call.depth_in(area.size, max(0, native.stack_left() - NATIVE_MARGIN), depth)
+    packed = layout.pack_state(code.library, state)
+    area.set_context(layout.pack_context(code.library, fuel))
+    area.set_header(layout.pack_header(code.library, packed, deepest, area.context))
+
+
+def finish(code: Code, area: Frame, outer: tuple[Activation, ...] = (), root: int | None = None) -> Result:
+    """Read how a run ended. outer: activations around the one that was entered, whose frame is `root`."""
+    context = area.get_context()
+    kind = layout.KINDS[context["kind"]]
+    if kind == "return":
+        state = dict(area.header().state)
+        if code.library.result:
+            state[code.library.result] = layout.result_of(code.library, context["value"])
+        return Result("return", layout.result_of(code.library, context["value"]), -1, 0, state, area)
+    chain = tuple(activations(code.library, area, root if root is not None else area.address)) + outer
+    header = area.header(chain[0].frame - area.address)
+    if kind == "trap":
+        raise_held(header.code)
+    return Result(kind, None, header.op, header.code, chain[0].state, area, chain)  # type: ignore[arg-type]
+
+
+def activations(library: Library, area: Frame, root: int) -> list[Activation]:
+    """The frames that an exit came through, the innermost first."""
+    found: list[Activation] = []
+    frame = root
+    while frame:
+        header = area.header(frame - area.address)
+        found.insert(0, Activation(frame, header.op, header.state))
+        frame = header.inner
+    return found
+
+
+def raise_held(trap: int) -> None:
+    """Raise what a Python helper or a signal handler raised."""
+    if trap in HELD and (held := native.take_exception()) is not None:
+        raise held
+
+
+def op_name(code: Code, op: int) -> str:
+    return code.program.ops[op].operation.name if 0 <= op < len(code.program.ops) else ""
+
+
+def describe(code: Code, kind: str, trap: int, op: int) -> str:
+    """One line on an exit or a trap."""
+    why = f": {layout.TRAPS.get(trap, f'code {trap}')}" if kind == "trap" else ""
+    return f"{kind} at op {op} ({op_name(code, op)}){why}"
