@@ -123,6 +123,54 @@ def result_of(library: Library, word: int) -> int | float:
     return struct.unpack("<" + kind, struct.pack("<Q", word)[:size])[0]  # type: ignore[no-any-return]
 
 
+class FrameImage:
+    """The bytes of one run's memory: context, header, slots, as they lie at `address` (slot 0) of some machine.
+
+    view: those bytes, from the context's first one on. `image[offset]` is the word at a slot's offset, unsigned.
+    """
+
+    def __init__(self, library: Library, slots: int, address: int, view: memoryview) -> None:
+        self.library, self.size, self.address, self.view = library, slots, address, view
+        self.start = library.header_size + CONTEXT_SIZE
+        self.context = address - self.start
+
+    def _at(self, offset: int, size: int) -> int:
+        if not 0 <= offset <= self.size - size:
+            message = f"the frame has {self.size} bytes; none of {size} at {offset}"
+            raise OperandError(message, op="", operand="slot", value=offset, allowed=(0, self.size - size))
+        return self.start + offset
+
+    def __getitem__(self, offset: int) -> int:
+        return int.from_bytes(self.read(offset, 8), self.library.target.byteorder)  # type: ignore[arg-type]
+
+    def __setitem__(self, offset: int, value: int) -> None:
+        self.write(offset, (value & (1 << 64) - 1).to_bytes(8, self.library.target.byteorder))  # type: ignore[arg-type]
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Bytes of slots."""
+        at = self._at(offset, size)
+        return bytes(self.view[at : at + size])
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Set bytes of slots."""
+        at = self._at(offset, len(data))
+        self.view[at : at + len(data)] = data
+
+    def header(self, distance: int = 0) -> Header:
+        """The header of the frame that begins `distance` bytes behind this one."""
+        at = self.start + distance
+        return unpack_header(self.library, self.view[at - self.library.header_size : at])
+
+    def set_header(self, data: bytes) -> None:
+        self.view[self.start - len(data) : self.start] = data
+
+    def get_context(self) -> dict[str, int]:
+        return unpack_context(self.library, self.view[:CONTEXT_SIZE])
+
+    def set_context(self, data: bytes) -> None:
+        self.view[:CONTEXT_SIZE] = data
+
+
 @dataclass(frozen=True, slots=True)
 class Needs:
     """What runs of a program take. step: bytes from a frame to the deepest callee's frame it can make (0: no calls).

@@ -14,7 +14,14 @@ from cnp.errors import SymbolError
 
 RECORD_SIZE = 56
 MOST_OPERANDS = 6
+NOWHERE = 8  #: an address in the page that is never mapped
 PURE_INPUT = "in/imm"
+
+
+def reachable_imports(given: Callable[[str], int | None]) -> Callable[[str], int]:
+    """Addresses for the interpreter's image. It mentions the helpers of all operations; those that nobody gave belong
+    to operations that the program does not have, since linking the program itself found all of its own."""
+    return lambda name: given(name) or NOWHERE
 
 
 def interpreter_program(program: Program) -> Program:

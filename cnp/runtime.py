@@ -18,15 +18,16 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from cnp import frame as layout
 from cnp import interpret, memory, native, patch, targets
 from cnp.assembler import Assembler as BareAssembler
 from cnp.assembler import Cell, Function, Label, Op, Program
 from cnp.errors import LabelError, LibraryError, OperandError, StateError, SymbolError, TrapError
-from cnp.frame import Needs
+from cnp.frame import FrameImage, Needs
 from cnp.library import Library
+from cnp.result import Activation, Result, read_result
 from cnp.target import Target
 
 DEPTH = 1000  #: calls that may be nested unless a run says otherwise
@@ -93,98 +94,16 @@ def installed(name: str, target: str) -> Path:
     return file
 
 
-class Frame:
-    """Memory of a frame: `frame[offset]` is the 8-byte word at a slot's offset, unsigned."""
+class Frame(FrameImage):
+    """Memory of a frame in this process: `frame[offset]` is the 8-byte word at a slot's offset, unsigned."""
 
     def __init__(self, library: Library, slots: int) -> None:
-        self.library, self.size = library, slots
-        self._memory = bytearray(library.header_size + slots + layout.CONTEXT_SIZE + 32)
-        start = address(self._memory)
-        aligned = (start + library.header_size + layout.CONTEXT_SIZE + 15) // 16 * 16
-        self.address = aligned
-        self.context = aligned - library.header_size - layout.CONTEXT_SIZE
-        self._start = aligned - start
-        self.view = memoryview(self._memory)
-
-    def _at(self, offset: int, size: int) -> int:
-        if not 0 <= offset <= self.size - size:
-            allowed = (0, self.size - size)
-            raise OperandError(f"the frame has {self.size} bytes, not {offset}", op="", operand="slot", value=offset, allowed=allowed)
-        return self._start + offset
-
-    def __getitem__(self, offset: int) -> int:
-        at = self._at(offset, 8)
-        return int.from_bytes(self.view[at : at + 8], self.library.target.byteorder)  # type: ignore[arg-type]
-
-    def __setitem__(self, offset: int, value: int) -> None:
-        at = self._at(offset, 8)
-        self.view[at : at + 8] = patch.word_bytes(value, self.library.target.byteorder)
-
-    def read(self, offset: int, size: int) -> bytes:
-        """Bytes of slots."""
-        at = self._at(offset, size)
-        return bytes(self.view[at : at + size])
-
-    def write(self, offset: int, data: bytes) -> None:
-        """Set bytes of slots."""
-        at = self._at(offset, len(data))
-        self.view[at : at + len(data)] = data
-
-    def header(self, distance: int = 0) -> layout.Header:
-        """The header of the frame that begins `distance` bytes behind this one."""
-        at = self._start + distance
-        return layout.unpack_header(self.library, self.view[at - self.library.header_size : at])
-
-    def set_header(self, data: bytes, distance: int = 0) -> None:
-        at = self._start + distance
-        self.view[at - len(data) : at] = data
-
-    def get_context(self) -> dict[str, int]:
-        at = self._start - self.library.header_size - layout.CONTEXT_SIZE
-        return layout.unpack_context(self.library, self.view[at : at + layout.CONTEXT_SIZE])
-
-    def set_context(self, data: bytes) -> None:
-        at = self._start - self.library.header_size - layout.CONTEXT_SIZE
-        self.view[at : at + len(data)] = data
-
-
-@dataclass(frozen=True, slots=True)
-class Activation:
-    """A function that was running when generated code left: where its frame lies, at which operation it stands."""
-
-    frame: int
-    op: int
-    state: dict[str, int | float]
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """How a run ended.
-
-    kind: return, exit or trap. value: of a return. op: position of the operation that left (-1 for a return).
-    code: trap code. state: the state where it left. activations: the functions that were running, the innermost
-    first; empty after a return.
-    """
-
-    kind: Literal["return", "exit", "trap"]
-    value: int | float | None
-    op: int
-    code: int
-    state: dict[str, int | float]
-    frame: Frame
-    activations: tuple[Activation, ...] = ()
-
-    @property
-    def returned(self) -> bool:
-        return self.kind == "return"
-
-    @property
-    def exited(self) -> bool:
-        return self.kind == "exit"
-
-    @property
-    def trapped(self) -> bool:
-        return self.kind == "trap"
+        below = library.header_size + layout.CONTEXT_SIZE
+        memory = bytearray(below + slots + 16)
+        start = address(memory)
+        place = (start + below + 15) & -16
+        super().__init__(library, slots, place, memoryview(memory)[place - below - start :])
+        self.memory = memory
 
 
 class Assembler(BareAssembler):
@@ -218,7 +137,7 @@ class Code:
             raise StateError(message, state="foreign")
         self.program, self.library = program, program.library
         self._helpers = Helpers(self.library, helpers)
-        self._block = place(program, self._helpers)
+        self._block = place(program, self._helpers.address, self._helpers)
         self.image = self._block.image
         self.symbols = self.image.symbols
         self.needs = needs(program)
@@ -361,7 +280,7 @@ class Interpreter:
         self._records = bytearray(interpret.records_size(code.program) + 16)
         self._base = (address(self._records) + 7) & ~7
         program = interpret.interpreter_program(code.program)
-        self._block = place(program, code._helpers)
+        self._block = place(program, interpret.reachable_imports(code._helpers.address), code._helpers)
         self._routine = self._block.image.routines["cnp_interpret"]
         names = {value.name for op in code.program.ops for value in op.values if isinstance(value, interpret.Symbol)}
         symbols = {name: found for name in names if (found := code._helpers.address(name)) is not None}
@@ -462,18 +381,18 @@ def pointer_value(value: object) -> int | None:
     return None
 
 
-def place(program: Program, helpers: Helpers) -> Placed:
+def place(program: Program, addresses: Callable[[str], int | None], keep: object) -> Placed:
     """Reserve memory, link for its address, copy, and make it executable: undone as a whole if it fails."""
     code_size, data_size = patch.size_bound(program)
     block = code_memory(program.library.target).allocate(code_size, data_size)
     try:
-        image = patch.encode(program, block.code_address, block.data_address, helpers.address)
+        image = patch.encode(program, block.code_address, block.data_address, addresses)
         block.data[: len(image.data)] = image.data
         block.write(image.code)
     except BaseException:
         block.free()
         raise
-    placed = Placed(block, image, image.cell_places, helpers)
+    placed = Placed(block, image, image.cell_places, keep)
     weakref.finalize(placed, block.free)
     return placed
 
@@ -512,30 +431,11 @@ def prepare(
 
 
 def finish(code: Code, area: Frame, outer: tuple[Activation, ...] = (), root: int | None = None) -> Result:
-    """Read how a run ended. outer: activations around the one that was entered, whose frame is `root`."""
-    context = area.get_context()
-    kind = layout.KINDS[context["kind"]]
-    if kind == "return":
-        state = dict(area.header().state)
-        if code.library.result:
-            state[code.library.result] = layout.result_of(code.library, context["value"])
-        return Result("return", layout.result_of(code.library, context["value"]), -1, 0, state, area)
-    chain = tuple(activations(code.library, area, root if root is not None else area.address)) + outer
-    header = area.header(chain[0].frame - area.address)
-    if kind == "trap":
-        raise_held(header.code)
-    return Result(kind, None, header.op, header.code, chain[0].state, area, chain)  # type: ignore[arg-type]
-
-
-def activations(library: Library, area: Frame, root: int) -> list[Activation]:
-    """The frames that an exit came through, the innermost first."""
-    found: list[Activation] = []
-    frame = root
-    while frame:
-        header = area.header(frame - area.address)
-        found.insert(0, Activation(frame, header.op, header.state))
-        frame = header.inner
-    return found
+    """Read how a run ended; raise what a Python helper raised."""
+    result = read_result(code.library, area, outer, root)
+    if result.kind == "trap":
+        raise_held(result.code)
+    return result
 
 
 def raise_held(trap: int) -> None:

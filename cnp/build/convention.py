@@ -1,55 +1,87 @@
 """Give stencils a calling convention that C has no name for: rewrite unoptimised IR to `fastcc`.
 
-Every definition, declaration and call of the state's function type is changed, indirect calls too. A call whose
-convention differs from the definition's would silently delete the caller's body, so that afterwards none may be
-left: this is checked.
+The state's function type is that of `cnp_leave_exit`. Everything of this type changes: definitions and declarations
+under the builder's own names (`cnp.…`, `cnp_…`), calls of these, and indirect calls, whose callees are always the
+code of stencils. A helper may have the same type by chance; it keeps the host's convention.
+
+A call whose convention differs from the definition's would silently delete the caller's body, so that afterwards
+all mentions of a name have to agree: this is checked.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from cnp.errors import BuildError
 
-PROBE = "cnp_leave_exit"
-CALL = re.compile(r"(?P<head>.*\bcall )(?P<fast>fastcc )?(?P<rest>.*?(?P<callee>[@%][\w.\"$]+)\((?P<args>.*)\).*)")
-FUNCTION = re.compile(r"(?P<head>(?:define|declare) )(?P<rest>.*?@(?P<callee>[\w.\"$]+)\((?P<args>.*?)\).*)")
-NOISE = re.compile(r"\b(noundef|signext|zeroext|nonnull|align \d+|dereferenceable\(\d+\))\b|%[\w.]+|@[\w.\"$]+")
+PROBE = "@cnp_leave_exit"
+OWN = re.compile(r'@"?cnp[._]')
+#: `define hidden [2 x i64] @f(` or `%7 = musttail call inreg { i64, i64 } %6(`: a convention stands behind `head`.
+SITE = re.compile(
+    r"(?P<head>(?:define|declare) (?:\w+ )*?|.*?\bcall )(?P<convention>fastcc )?"
+    r"(?P<attributes>(?:(?:inreg|noundef|signext|zeroext) )*)"
+    r'(?P<result>\[[^]]*\]|\{[^}]*\}|%?[\w.]+) (?P<callee>[@%](?:[\w.$]+|"[^"]*"))\('
+)
 
-
-def types(arguments: str) -> tuple[str, ...]:
-    """The bare types of an argument list."""
-    return tuple(NOISE.sub("", part).split()[0] if part.strip() else "" for part in arguments.split(","))
-
-
-def returned(text: str) -> str:
-    """The result type of a call or definition: what stands before the callee, attributes aside."""
-    found = re.search(r"(\[2 x i64\]|\{ i64, i64 \}|i128|%struct\.cnp_word)", text.split("@")[0].split("(")[0])
-    return found[1] if found else ""
+FunctionType = tuple[str, ...]  #: result, then parameters
 
 
 def to_fastcc(ir: str, target: str) -> str:
-    """`ir` with `fastcc` at everything of the state's function type. BuildError if that type is not found."""
-    probe = next((m for line in ir.splitlines() if (m := FUNCTION.match(line)) and m["callee"] == PROBE), None)
-    if probe is None:
-        raise BuildError(f"{target}: the IR has no {PROBE}", target=target, op="", line=0)
-    wanted, result = types(probe["args"]), returned(probe["rest"])
-    lines = [change(line, wanted, result) for line in ir.splitlines()]
-    defined = {m["callee"] for line in lines if (m := FUNCTION.match(line)) and "fastcc" in line}
-    for line in lines:
-        called = CALL.match(line)
-        if called and called["callee"].lstrip("@") in defined and "fastcc" not in line.split("@")[0]:
-            raise BuildError(f"{target}: a call kept its convention: {line.strip()}", target=target, op="", line=0)
-    return "\n".join(lines) + "\n"
+    """`ir` with `fastcc` at everything of the state's function type. BuildError if that type is not found, or if a
+    call would disagree with its callee."""
+    lines = ir.splitlines()
+    sites = [SITE.match(line) for line in lines]
+    wanted = next((function_type(site) for site in sites if site and site["callee"] == PROBE), None)
+    if wanted is None:
+        raise refusal(f"the IR has no {PROBE}", target)
+    chosen = [site if site and belongs(site, wanted) else None for site in sites]
+    names = {site["callee"] for site in chosen if site}
+    for site, change in zip(sites, chosen, strict=True):
+        if site and not change and site["callee"].startswith("@") and site["callee"] in names:
+            raise refusal(f"{site['callee']} is used with another type than it has: {site.string.strip()}", target)
+    return "\n".join(map(with_fastcc, lines, chosen)) + "\n"
 
 
-def change(line: str, wanted: tuple[str, ...], result: str) -> str:
-    """One line with `fastcc` where it belongs."""
-    for pattern in (FUNCTION, CALL):
-        found = pattern.match(line)
-        if found and returned(found["rest"]) == result and types(found["args"]) == wanted:
-            if pattern is CALL:
-                return f"{found['head']}fastcc {found['rest']}"
-            before, at, name = re.split(rf"((?:inreg )?{re.escape(result)})", found["rest"], maxsplit=1)
-            return f"{found['head']}{before}fastcc {at}{name}"
-    return line
+def refusal(what: str, target: str) -> BuildError:
+    return BuildError(f"{target}: {what}", target=target, op="", line=0)
+
+
+def belongs(site: re.Match[str], wanted: FunctionType) -> bool:
+    """Whether a definition, declaration or call is one of the state's functions."""
+    own = site["callee"].startswith("%") or bool(OWN.match(site["callee"]))
+    return own and function_type(site) == wanted
+
+
+def function_type(site: re.Match[str]) -> FunctionType:
+    """Result and parameter types, attributes and names aside."""
+    text = site.string[site.end() :]
+    return site["result"], *(next(pieces(part, " "), "") for part in pieces(parameters(text), ","))
+
+
+def parameters(text: str) -> str:
+    """`text` up to the parenthesis that closes it."""
+    depth = 1
+    for position, letter in enumerate(text):
+        depth += {"(": 1, ")": -1}.get(letter, 0)
+        if depth == 0:
+            return text[:position]
+    return text
+
+
+def pieces(text: str, separator: str) -> Iterator[str]:
+    """The parts of a list, brackets of any kind being whole."""
+    depth = start = 0
+    for position, letter in enumerate(text):
+        depth += (letter in "([{<") - (letter in ")]}>")
+        if letter == separator and depth == 0:
+            yield text[start:position].strip()
+            start = position + 1
+    if rest := text[start:].strip():
+        yield rest
+
+
+def with_fastcc(line: str, site: re.Match[str] | None) -> str:
+    if site is None or site["convention"]:
+        return line
+    return f"{site['head']}fastcc {line[site.end('head') :]}"

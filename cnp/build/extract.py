@@ -193,13 +193,16 @@ class Reader:
 
 
 def stand_alone(holes: list[Hole], fields: dict[str, Field]) -> list[Hole]:
-    """Low halves without a high half beside them are checked by the field that says what fits alone."""
+    """Low halves without a high half beside them are checked by the field that says what fits alone. An address never
+    stands alone: its high half may be in another block."""
 
     def is_high(hole: Hole) -> bool:
         return fields[hole.field].carry != 0 or fields[hole.field].formula is Formula.PAGE
 
+    def is_pair(hole: Hole) -> bool:
+        return hole.what not in (What.OPERAND, What.POSITION) or (hole.what, hole.index) in highs
+
     highs = {(hole.what, hole.index) for hole in holes if is_high(hole)}
     return [
-        replace(hole, field=alone) if (alone := fields[hole.field].alone) and (hole.what, hole.index) not in highs else hole
-        for hole in holes
+        replace(hole, field=alone) if (alone := fields[hole.field].alone) and not is_pair(hole) else hole for hole in holes
     ]

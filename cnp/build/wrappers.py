@@ -289,7 +289,7 @@ def wrapper(shape: Shape, source: Source, callers: frozenset[str]) -> str:
         return "\n".join(parts)
     c_name = symbol(shape)
     code = pure_code(shape)
-    return f'{opening(c_name, f"cnp.stencil.{shape.key}")} {{ CNP_OPEN {code} CNP_TAIL(cnp_to_next); }}'
+    return f'{opening(c_name, f"cnp.stencil.{shape.key}")} {{ CNP_OPEN {code} CNP_TAIL_UNCHANGED(cnp_to_next); }}'
 
 
 def symbol(shape: Shape, part: str = "stencil") -> str:
@@ -389,7 +389,7 @@ def write(shape: Shape, value: str) -> str:
 
 
 def pure_code(shape: Shape) -> str:
-    """The statements of a pure operation up to the tail call."""
+    """The statements of a pure operation up to the tail call. The state stays as it came: its homes are not written."""
     item, name = shape.declaration, shape.declaration.name
     branch = shape.operation != name
     inputs = range(0 if branch else 1, len(shape.operands) - branch)
@@ -400,6 +400,6 @@ def pure_code(shape: Shape) -> str:
     names = ", ".join(f"in{number}" for number in inputs)
     values = " ".join(f"{shape.operands[number].ctype} in{number} = {read(shape, number)};" for number in inputs)
     if branch:
-        return f"{values} if ({name}({names})) CNP_TAIL(cnp_to_target_{len(shape.operands) - 1});"
+        return f"{values} if ({name}({names})) CNP_TAIL_UNCHANGED(cnp_to_target_{len(shape.operands) - 1});"
     trap = f"u32 trap = {name}_trap({names}); if (unlikely(trap)) CNP_LEAVE_TRAP(trap);" if item.kind == "trap" else ""
     return f"{values} {trap} {write(shape, f'{name}({names})')}"

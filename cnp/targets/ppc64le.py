@@ -156,7 +156,7 @@ TOC_HIGH = re.compile(r" addis (%r\d+), %r2, (.+)@toc@ha$")
 HELPER_CALL = re.compile(r" bl (?!cnp\.)([\w.$]+)$")
 CONDITION = re.compile(r" bc (12|4), (.+)$")
 
-ADDRESS_HIGH = "\tlis {0}, {1}@highesta\n\tori {0}, {0}, {1}@highera\n\tsldi {0}, {0}, 32\n\toris {0}, {0}, {1}@higha"
+ADDRESS_HIGH = "\tlis {0}, {1}@highesta\n\tori {0}, {0}, {1}@highera\n\tsldi {0}, {0}, 32\n\toris {0}, {0}, {1}@high+0x8000"
 CALL = (
     "\tlis %r12, {0}@highest\n\tori %r12, %r12, {0}@higher\n\tsldi %r12, %r12, 32\n"
     "\toris %r12, %r12, {0}@high\n\tori %r12, %r12, {0}@l\n\tmtctr %r12\n\tbctrl"

@@ -200,6 +200,7 @@ TARGET = Target(
     veneer=VENEER,
     nop=b"\x01\x00",  # c.nop
     trap=b"\x02\x90",  # c.ebreak
+    probe=((bytes.fromhex("1305a0028280"), 42), (bytes.fromhex("130570018280"), 23)),  # li a0, n; ret
     island=3 << 18,
     short_slots=(0, (1 << 11) - 1),
     lld=("-melf64lriscv",),
