@@ -24,6 +24,8 @@ from cnp.stencil import Accept, Form, Operation, What
 
 FLOAT_FORMATS = {"f32": (struct.Struct("<f"), struct.Struct("<I")), "f64": (struct.Struct("<d"), struct.Struct("<Q"))}
 
+WORDS = {"u32": 1 << 32, "u64": 1 << 64}
+
 
 class Slot(NamedTuple):
     """A slot of the running function's frame; offset in bytes from the frame's first slot."""
@@ -285,7 +287,8 @@ def word(value: int) -> int:
 
 
 def immediate(accepted: Accept, operand: object) -> int | None:
-    """A number as the bits of an immediate of this kind; None if it is none or out of range."""
+    """A number as the bits of an immediate of this kind; None if it is none or out of range. A negative number for an
+    unsigned word is its two's complement."""
     if isinstance(operand, bool) or not isinstance(operand, (int, float)):
         return None
     if formats := FLOAT_FORMATS.get(accepted.kind):
@@ -295,4 +298,6 @@ def immediate(accepted: Accept, operand: object) -> int | None:
             return None
     if isinstance(operand, float):
         return None
+    if accepted.kind in WORDS and -(WORDS[accepted.kind] >> 1) <= operand < 0:
+        operand += WORDS[accepted.kind]
     return operand if accepted.low <= operand <= accepted.high and operand % accepted.align == 0 else None

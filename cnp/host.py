@@ -242,10 +242,12 @@ def build_host(
     clang_command: Sequence[str],
     lld_command: Sequence[str],
     out: Path,
+    inputs: str = "",
 ) -> Path:
     """Compile and link the target's host program: OUT/TARGET, OUT/TARGET.json, each moved into place whole.
 
     `cflags` are what the target asks for; the commands are those of clang and ld.lld, with leading arguments.
+    `inputs` is kept with the facts: a digest by which a builder knows later whether the program is up to date.
     Returns the program's path. The bytes depend on source, flags and tools alone. ToolError: a tool is
     missing or failed. Needs pyelftools, which a run does not.
     """
@@ -258,6 +260,7 @@ def build_host(
         _tool([*lld_command, *_LDFLAGS, str(compiled), "-o", str(built)], target_name)
         facts = {
             "target": target_name,
+            "inputs": inputs,
             "sha256": hashlib.sha256(built.read_bytes()).hexdigest(),
             "symbols": _read_symbols(built),
         }

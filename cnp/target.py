@@ -33,7 +33,8 @@ class Field:
         unit[bits] = (value + carry) >> …             each piece of `bits` picks its bits of the sum
 
     size: bytes of the unit that holds the field. carry: what the lower half of a pair will take back, because it
-    is signed. alone: the checked field to use where this unchecked low half has no high half beside it. Only fields whose range is not the whole of 64 bits can be out of range.
+    is signed. alone: the checked field to use where this unchecked low half has no high half beside it. jump: the instruction goes there and reads nothing,
+    so that a veneer may stand in for the place.
     """
 
     size: int
@@ -44,6 +45,7 @@ class Field:
     align: int = 1
     carry: int = 0
     alone: str = ""
+    jump: bool = False
 
     def value(self, s: int, a: int, p: int) -> int:
         """The spec's formula; not yet checked, not yet shifted."""
@@ -155,7 +157,8 @@ class Target:
     relocations: ELF type -> pieces. pairs: rewrites records so that each one stands alone.
     jump_size: bytes of the jump at the end of a stencil. veneer: jumps anywhere; its holes are filled with the
     address (What.OPERAND 0). island: code bytes between two islands of veneers, 0 when no jump is ever too short.
-    trap: fills unused code memory. probe: two functions `int f(void)` with their results, to test the memory with. slot_align: alignment of slot offsets in bytes that the short forms ask for.
+    folds: small immediates also come as addresses, which fold into
+    instructions. trap: fills unused code memory. probe: two functions `int f(void)` with their results, to test the memory with. slot_align: alignment of slot offsets in bytes that the short forms ask for.
     """
 
     name: str
@@ -184,6 +187,7 @@ class Target:
     lld: tuple[str, ...] = ()
     qemu: str = ""
     wide: bool = True
+    folds: bool = False
     llvm_flags: tuple[str, ...] = ()
     code_align: int = 4
     pairs: Callable[[list[Record]], list[Record]] = lambda records: records

@@ -23,6 +23,7 @@ typedef unsigned int u32;
 typedef unsigned long long u64;
 typedef float f32;
 typedef double f64;
+typedef i64 disp; /* an immediate of 32 bits, signed, that is used as 64: a displacement */
 
 #define CNP_INLINE static inline __attribute__((always_inline, unused))
 #ifndef likely
@@ -34,15 +35,12 @@ typedef double f64;
 typedef u64 cnp_go;
 enum { CNP_NEXT, CNP_SLOW_PART, CNP_EXIT, CNP_RETURN, CNP_UNWIND, CNP_TABLE, CNP_TRAP, CNP_JUMP };
 #define NEXT ((cnp_go)CNP_NEXT)
-#define SLOW CNP_WAY((cnp_go)CNP_SLOW_PART)
-#define EXIT CNP_WAY((cnp_go)CNP_EXIT)
-#define RETURN CNP_WAY((cnp_go)CNP_RETURN)
-#define TRAP(code) CNP_WAY((cnp_go)CNP_TRAP | (cnp_go)(u32)(code) << 8)
-#define JUMP(label) CNP_WAY((cnp_go)CNP_JUMP | (cnp_go)(label) << 8)
-#define JUMP_TABLE(table, i) (s->cnp_to = (table)[i], CNP_WAY((cnp_go)CNP_TABLE))
-/* The empty asm is no code: it keeps a branch a branch. `k == 0 ? JUMP(t) : NEXT` would become a number computed
- * from k == 0, and everything that a body can answer a branch on that number. */
-#define CNP_WAY(go) ({ __asm__ volatile(""); (go); })
+#define SLOW ((cnp_go)CNP_SLOW_PART)
+#define EXIT ((cnp_go)CNP_EXIT)
+#define RETURN ((cnp_go)CNP_RETURN)
+#define TRAP(code) ((cnp_go)CNP_TRAP | (cnp_go)(u32)(code) << 8)
+#define JUMP(label) ((cnp_go)CNP_JUMP | (cnp_go)(label) << 8)
+#define JUMP_TABLE(table, i) (s->cnp_to = (table)[i], (cnp_go)CNP_TABLE)
 #define CNP_KIND(go) ((u32)((go) & 255))
 #define CNP_PAYLOAD(go) ((go) >> 8)
 

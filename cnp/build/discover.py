@@ -19,20 +19,22 @@ KINDS = {"imm": 2, "slot": 2, "cell": 2, "symbol": 2, "label": 1, "func": 1, "ta
 INTEGERS = {f"{sign}{bits}": bits // 8 for sign in "iu" for bits in (8, 16, 32, 64)}
 SCALARS = INTEGERS | {"f32": 4, "f64": 8}
 MOST_OPERANDS = 6
+IMMEDIATE = re.compile(r"[iu]([1-9]|[1-5]\d|6[0-4])|f32|f64")  #: what IMM(operand, type) may name: also u5 and the like
 
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
     """One operation as it is written. kind: op, slow (an op with a slow part), pure, test, trap, load, store.
 
-    result: C type of a pure operation's value. immediates: operand name -> immediate type that it may be.
+    result: C type of a pure operation's value. immediates: operand name -> types of immediates that it may be, the best
+    first.
     """
 
     kind: str
     name: str
     operands: tuple[Operand, ...]
     result: str
-    immediates: dict[str, str]
+    immediates: dict[str, tuple[str, ...]]
     file: str
     line: int
 
@@ -98,7 +100,7 @@ def declaration(kind: str, rest: str, file: str, line: int) -> Declaration:
         return memory(kind, name, rest.split(), where, file, line)
     result, _, rest = rest.partition(" ")
     inner, flags = parenthesised(rest)
-    immediates = dict(pair(text) for text in re.findall(r"IMM\(([^)]*)\)", flags))
+    immediates = immediate_types(flags, where, name, line)
     inputs = tuple(typed(text, immediates, where, name, line) for text in split(inner))
     if result not in SCALARS:
         raise BuildError(f"{where}: a value of type {result!r} has no place in a slot", op=name, line=line)
@@ -114,7 +116,7 @@ def memory(kind: str, name: str, types: list[str], where: str, file: str, line: 
     address = (Operand("in", "u64", "base"), Operand("imm", "i32", "offset"))
     first = Operand("out", value, "d")
     operands = (first, *address) if kind == "load" else (*address, Operand("in", value, "a"))
-    return Declaration(kind, name, operands, value, {"memory": cell}, file, line)
+    return Declaration(kind, name, operands, value, {}, file, line)
 
 
 def operand(text: str, where: str, name: str, line: int) -> Operand:
@@ -125,13 +127,24 @@ def operand(text: str, where: str, name: str, line: int) -> Operand:
         forms = ", ".join(f"{kind}({'type, ' * (count - 1)}name)" for kind, count in KINDS.items())
         raise BuildError(f"{where}: operand {text!r} is none of {forms}", op=name, line=line)
     ctype, label = ("", *parts)[-2:]
-    if found[1] == "imm" and ctype not in SCALARS and not ctype.endswith("*"):
-        allowed = ", ".join(SCALARS)
+    if found[1] == "imm" and ctype not in (*SCALARS, "disp") and not ctype.endswith("*"):
+        allowed = ", ".join((*SCALARS, "disp"))
         raise BuildError(f"{where}: an immediate is a pointer or one of {allowed}", op=name, line=line)
     return Operand(found[1], ctype, label)
 
 
-def typed(text: str, immediates: dict[str, str], where: str, name: str, line: int) -> Operand:
+def immediate_types(flags: str, where: str, name: str, line: int) -> dict[str, tuple[str, ...]]:
+    """The types in `IMM(operand, type) …`, in their order."""
+    found: dict[str, tuple[str, ...]] = {}
+    for text in re.findall(r"IMM\(([^)]*)\)", flags):
+        label, ctype = pair(text)
+        if not IMMEDIATE.fullmatch(ctype):
+            raise BuildError(f"{where}: an immediate is f32, f64, i1 … i64 or u1 … u64, not {ctype}", op=name, line=line)
+        found[label] = (*found.get(label, ()), ctype)
+    return found
+
+
+def typed(text: str, immediates: dict[str, tuple[str, ...]], where: str, name: str, line: int) -> Operand:
     """A parameter `type name` of a pure operation."""
     ctype, label = pair(text, None)
     if ctype not in SCALARS:

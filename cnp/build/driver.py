@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,8 +68,22 @@ def header_folder() -> Path:
     return inside if inside.exists() else package.parent / "stencils"
 
 
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A stencil file with what it was made of: the objects, and the stencils and routines that were read in them."""
+
+    file: bytes
+    objects: tuple[bytes, ...]
+    extracted: Extracted
+
+
 def build(job: Job) -> bytes:
     """The stencil file of one source for one target, as bytes. BuildError names the operation and its C line."""
+    return make(job).file
+
+
+def make(job: Job) -> Made:
+    """As `build`, with the objects beside the file."""
     source = discover(job.source, job.toolchain, [*job.flags, *job.includes()])
     helpers = calls.find(source, job.toolchain, [*MEANING, *job.includes()])
     text = wrappers.stencil_source(source, job.target, helpers.callers)
@@ -81,8 +96,9 @@ def build(job: Job) -> bytes:
             assemble(job, folder, "stencils", arranged.text),
             compile_plain(job, folder, "interpreter", interpreter.interpreter_source(source, helpers.callers)),
         ]
-    extracted = extract(objects, job.target, arranged.stack)
-    return library.pack(hand_over(job, source, extracted, arranged, helpers))
+    extracted = extract(objects, job.target, arranged.stack, lines_of)
+    file = library.pack(hand_over(job, source, extracted, arranged, helpers))
+    return Made(file, tuple(objects), extracted)
 
 
 def compile_stencils(job: Job, folder: Path, text: str, source: Source) -> str:
@@ -142,7 +158,7 @@ def hand_over(
             name,
             index,
             group[0].operands,
-            tuple(make_form(shape, extracted, job.target) for shape in group),
+            distinct(make_form(shape, extracted, job.target) for shape in group),
             group[0].declaration.line,
             bool(helpers.natives & {group[0].declaration.name, f"{group[0].declaration.name}_slow"}),
         )
@@ -160,6 +176,14 @@ def hand_over(
         (HEADER_BYTES + size + 15) // 16 * 16,
         source.result,
     )
+
+
+def distinct(forms: Iterable[Form]) -> tuple[Form, ...]:
+    """The forms without those that take nothing an earlier one does not take."""
+    found: dict[tuple[Accept, ...], Form] = {}
+    for form in forms:
+        found.setdefault(form.accepts, form)
+    return tuple(found.values())
 
 
 def make_form(shape: Shape, extracted: Extracted, target: Target) -> Form:
@@ -213,7 +237,8 @@ def inputs_digest(job: Job) -> str:
     listed = job.toolchain.compile("-E", "-M", *job.flags, *job.includes(), job.source)
     files = [Path(name) for name in re.split(r"(?<!\\)\s+", listed.replace("\\\n", " ").partition(":")[2].strip())]
     package = Path(__file__).parents[1]
-    builder = sorted([*package.glob("build/*.py"), *package.glob("targets/*.py"), package / "library.py"])
+    types = [package / f"{name}.py" for name in ("library", "stencil", "target")]
+    builder = sorted([*package.glob("build/*.py"), *package.glob("targets/*.py"), *types])
     for path in [*files, *builder]:
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from elftools.elf.elffile import ELFFile
@@ -37,21 +37,30 @@ class Extracted:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Where a relocation stands, for messages."""
+    """Where a relocation stands, for messages. lines: operation -> its line in the C source."""
 
     target: Target
     section: str
+    lines: Mapping[str, int]
 
     def refuse(self, what: str, **evidence: object) -> BuildError:
-        return BuildError(f"{self.section} on {self.target.name}: {what}", target=self.target.name, section=self.section, **evidence)
+        found = STENCIL_SECTION.fullmatch(self.section)
+        op = found[2].rpartition(".")[0] if found else ""
+        line = self.lines.get(op, 0)
+        where = f"operation {op!r} (line {line})" if op else self.section
+        facts = {"op": op, "line": line, "target": self.target.name, "section": self.section}
+        return BuildError(f"{where} on {self.target.name}: {what}", **facts, **evidence)
 
 
-def extract(objects: list[bytes], target: Target, stack: dict[str, int]) -> Extracted:
-    """Read all objects of one vocabulary. stack: native stack of each stencil, in bytes."""
+def extract(
+    objects: list[bytes], target: Target, stack: dict[str, int], lines: Mapping[str, int] | None = None
+) -> Extracted:
+    """Read all objects of one vocabulary. stack: native stack of each stencil, in bytes. lines: operation -> its
+    line in the C source, for messages."""
     result = Extracted()
     routine_names = sorted({name for image in objects for name in routine_sections(ELFFile(io.BytesIO(image)))})
     for image in objects:
-        Reader(ELFFile(io.BytesIO(image)), target, result, routine_names, stack).read()
+        Reader(ELFFile(io.BytesIO(image)), target, result, routine_names, stack, lines or {}).read()
     result.routines = dict(sorted(result.routines.items()))
     return result
 
@@ -66,22 +75,28 @@ class Reader:
     """One object on its way into `result`."""
 
     def __init__(
-        self, elf: ELFFile, target: Target, result: Extracted, routines: list[str], stack: dict[str, int]
+        self,
+        elf: ELFFile,
+        target: Target,
+        result: Extracted,
+        routines: list[str],
+        stack: dict[str, int],
+        lines: Mapping[str, int],
     ) -> None:
         self.elf, self.target, self.result = elf, target, result
-        self.routines, self.stack = routines, stack
+        self.routines, self.stack, self.lines = routines, stack, lines
         self.sections: list[Section] = list(elf.iter_sections())
         self.constants: dict[tuple[str, int], int] = {}
 
     def read(self) -> None:
         if self.elf["e_machine"] != self.elf_machine():
-            raise Site(self.target, "object").refuse(f"it is for machine {self.elf['e_machine']}")
+            raise self.site("object").refuse(f"it is for machine {self.elf['e_machine']}")
         records = self.records()
         parts: dict[str, dict[str, Block]] = {}
         for section in self.sections:
             if section.name in records and not self.is_code(section):
                 if section["sh_flags"] & ALLOCATED and not IGNORED.match(section.name):
-                    raise Site(self.target, section.name).refuse("data that needs relocations has no place in a stencil")
+                    raise self.site(section.name).refuse("data that needs relocations has no place in a stencil")
             elif found := STENCIL_SECTION.fullmatch(section.name):
                 key = found[2] + (found[3] or "")
                 parts.setdefault(key, {})[found[1]] = self.block(section, records.get(section.name, []))
@@ -94,6 +109,9 @@ class Reader:
             ordered = tuple(blocks[part] for part in ("hot", "cold") if part in blocks)
             self.result.stencils[key] = Stencil(ordered, self.stack.get(key.removesuffix(".far"), 0))
 
+    def site(self, section: str) -> Site:
+        return Site(self.target, section, self.lines)
+
     def elf_machine(self) -> str | int:
         names = {8: "EM_MIPS", 21: "EM_PPC64", 62: "EM_X86_64", 183: "EM_AARCH64", 243: "EM_RISCV"}
         return names.get(self.target.machine, self.target.machine)
@@ -105,11 +123,11 @@ class Reader:
         known = section.name.startswith(".rodata") or IGNORED.match(section.name) or not section["sh_flags"] & ALLOCATED
         if not known and section.data_size:
             hint = "use cells, slots or helpers for what changes" if section.name.startswith((".data", ".bss")) else ""
-            raise Site(self.target, section.name).refuse(f"a section that no stencil may have ({hint or 'unknown'})")
+            raise self.site(section.name).refuse(f"a section that no stencil may have ({hint or 'unknown'})")
 
     def block(self, section: Section, records: list[Record]) -> Block:
         """One section as code with holes."""
-        site = Site(self.target, section.name)
+        site = self.site(section.name)
         holes = [hole for record in self.target.pairs(records) for hole in self.holes(site, record)]
         code = section.data()
         holes = sorted(stand_alone(holes, self.target.fields), key=lambda hole: (hole.offset, hole.field))
@@ -129,7 +147,7 @@ class Reader:
                 assert isinstance(symbols, SymbolTableSection)
                 changed = self.sections[section["sh_info"]].name
                 if not section.is_RELA():
-                    raise Site(self.target, changed).refuse("relocations without addends")
+                    raise self.site(changed).refuse("relocations without addends")
                 found[changed] = [self.record(raw, symbols) for raw in section.iter_relocations()]
         return found
 

@@ -154,8 +154,7 @@ def read(item: Declaration, operand: Operand, number: int) -> str:
     slot = f"*({ctype} *)(frame + o[{number}] + CNP_LOW(sizeof({ctype})))"
     if operand.kind != "in/imm":
         return slot
-    kind = item.immediates[operand.name]
-    return f"(pc->immediates >> {number} & 1 ? ({ctype}){value(kind, f'o[{number}]')} : {slot})"
+    return f"(pc->immediates >> {number} & 1 ? {value(ctype, f'o[{number}]')} : {slot})"
 
 
 def pure_case(name: str, item: Declaration, operands: tuple[Operand, ...]) -> str:

@@ -258,11 +258,16 @@ def is_cold(target: str, cold: Iterable[str]) -> bool:
 
 
 def straighten(nodes: dict[str, Node], cold: set[str], syntax: Syntax) -> None:
-    """Turn branches around so that the way on falls through: to NEXT, or away from what is cold."""
+    """Turn branches around so that what is near falls through: blocks of the stencil before NEXT, NEXT before labels,
+    everything before what is cold."""
+
+    def distance(target: str) -> int:
+        return 0 if target in nodes else 1 if target == NEXT else 2
+
     for name, node in nodes.items():
         if not (node.branch and node.then) or name in cold:
             continue
-        to_next = node.branch.target == NEXT and node.then != NEXT
+        to_next = distance(node.branch.target) < distance(node.then) and node.branch.target not in cold
         to_cold = is_cold(node.then, cold) and not is_cold(node.branch.target, cold)
         if to_next or to_cold:
             invert(node.branch, syntax)

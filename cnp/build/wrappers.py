@@ -7,6 +7,7 @@ jump. What the target's prelude must define, with `i` the number of the operand 
     CNP_IMM64(i) u64 · CNP_IMM32S(i) i64 · CNP_IMM32U(i) u32     the value of an immediate, any value
     CNP_ADDRESS(i) u64                                           the address of a cell, table or symbol
     CNP_SLOT(i), CNP_SLOT_WIDE(i) char *                         the address of a slot: the short and the long way
+    CNP_FOLD(i) i64                                              where `Target.folds`: an immediate as an address
     CNP_HOLE_DECLARE(i)                                          declarations that these need, if any
     CNP_READ_type(i), CNP_WRITE_type(i, value)                   optional: a slot access in one instruction
     CNP_DECLARE_TAIL(name, text), CNP_TAIL_INDIRECT(to)          optional: how a continuation is declared and called
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cnp.build.discover import INTEGERS, MOST_OPERANDS, SCALARS, Declaration, Source
+from cnp.build.discover import IMMEDIATE, INTEGERS, MOST_OPERANDS, SCALARS, Declaration, Source
 from cnp.stencil import Accept, Operand
 from cnp.target import Target
 
@@ -76,6 +77,7 @@ class Shape:
     operands: tuple[Operand, ...]
     accepts: tuple[Accept, ...]
     wide: bool
+    folded: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,23 +118,35 @@ def variants(item: Declaration) -> list[tuple[str, tuple[Operand, ...]]]:
 
 
 def forms(name: str, item: Declaration, operands: tuple[Operand, ...], target: Target) -> list[Shape]:
-    """Immediate before slot, short slots before wide ones."""
+    """Immediates before slots; folded immediates before those that take any value; short slots before wide ones."""
     choices: list[tuple[str, ...]] = [()]
     for operand in operands:
-        kinds = ("imm", "slot") if operand.kind == "in/imm" else (KIND.get(operand.kind, operand.kind),)
+        kinds = (*item.immediates.get(operand.name, ()), KIND.get(operand.kind, operand.kind))
         choices = [(*choice, kind) for choice in choices for kind in kinds]
+    choices = [choice for choice in choices if not constant(choice, operands)]
     has_slots = any("slot" in choice for choice in choices)
     found = []
-    for wide in (False, True) if target.wide and has_slots else (False,):
+    ways = [(wide, folded) for wide in (False, True) for folded in (True, False)]
+    for wide, folded in ways:
+        if wide > (target.wide and has_slots) or folded > target.folds:
+            continue
         for choice in choices:
             if wide and "slot" not in choice:
                 continue
             accepts = tuple(accept(kind, operand, item, wide, target) for kind, operand in zip(choice, operands, strict=True))
-            found.append(Shape(f"{name}.{len(found)}", name, item, operands, accepts, wide))
+            if not folded or any(accepted.kind in FOLDING for accepted in accepts):
+                found.append(Shape(f"{name}.{len(found)}", name, item, operands, accepts, wide, folded))
     return found
 
 
-KIND = {"out": "slot", "in": "slot"}
+KIND = {"out": "slot", "in": "slot", "in/imm": "slot"}
+FOLDING = ("i8", "u8", "i16", "u16", "i32", "u32")
+
+
+def constant(choice: tuple[str, ...], operands: tuple[Operand, ...]) -> bool:
+    """Whether all of several inputs are immediates: a compiler has computed such a value."""
+    inputs = [kind for kind, operand in zip(choice, operands, strict=True) if operand.kind.startswith("in")]
+    return len(inputs) > 1 and "slot" not in inputs
 
 
 def accept(kind: str, operand: Operand, item: Declaration, wide: bool, target: Target) -> Accept:
@@ -140,11 +154,12 @@ def accept(kind: str, operand: Operand, item: Declaration, wide: bool, target: T
     if kind == "slot":
         low, high = (0, (1 << 31) - 1) if wide else target.short_slots
         return Accept("slot", low, high, 1)
-    if kind != "imm":
+    if kind != "imm" and not IMMEDIATE.fullmatch(kind):
         return Accept(kind, 0, (1 << 64) - 1)
-    ctype = item.immediates.get(operand.name, operand.ctype) if operand.kind == "in/imm" else operand.ctype
-    if ctype in INTEGERS:
-        bits = INTEGERS[ctype] * 8
+    ctype = operand.ctype if kind == "imm" else kind
+    ctype = "i32" if ctype == "disp" else ctype
+    if ctype[0] in "iu" and IMMEDIATE.fullmatch(ctype):
+        bits = int(ctype[1:])
         return Accept(ctype, *((-(1 << bits - 1), (1 << bits - 1) - 1) if ctype[0] == "i" else (0, (1 << bits) - 1)))
     return Accept(ctype if ctype in SCALARS else "u64", 0, (1 << (32 if ctype == "f32" else 64)) - 1)
 
@@ -309,9 +324,9 @@ def body_stencil(shape: Shape, source: Source, callers: frozenset[str], part: st
     item = shape.declaration
     arguments = "".join(f", {argument(shape, number)}" for number in range(len(item.operands)))
     name = item.name if part == "hot" else f"{item.name}_slow"
-    slow = f"case CNP_SLOW_PART: CNP_TAIL({symbol(shape, 'slow')});" if part == "hot" and item.kind == "slow" else ""
+    slow = f"case SLOW: CNP_TAIL({symbol(shape, 'slow')});" if part == "hot" and item.kind == "slow" else ""
     jumps = " ".join(
-        f"case {number}: CNP_TAIL(cnp_to_target_{number});"
+        f"case JUMP({number}): CNP_TAIL(cnp_to_target_{number});"
         for number, operand in enumerate(item.operands)
         if operand.kind == "label"
     )
@@ -326,16 +341,15 @@ def body_stencil(shape: Shape, source: Source, callers: frozenset[str], part: st
     CNP_OPEN
     cnp_go go = {name}(&S{arguments});
     {raised}
-    switch (CNP_KIND(go)) {{
-        case CNP_NEXT: CNP_TAIL(cnp_to_next);
+    switch (go) {{
+        case NEXT: CNP_TAIL(cnp_to_next);
         {slow}
-        case CNP_EXIT: CNP_TAIL(cnp_to_exit);
+        {jumps}
+        case EXIT: CNP_TAIL(cnp_to_exit);
         case CNP_UNWIND: CNP_TAIL_UNCHANGED(cnp_to_unwind);
-        case CNP_TRAP: CNP_LEAVE_TRAP(CNP_PAYLOAD(go));
         case CNP_TABLE: CNP_TAIL_INDIRECT(S.cnp_to);
         {RETURN.strip()}
-        case CNP_JUMP: switch (CNP_PAYLOAD(go)) {{ {jumps} default: __builtin_unreachable(); }}
-        default: __builtin_unreachable();
+        default: CNP_LEAVE_TRAP(CNP_PAYLOAD(go));
     }}
 }}"""
 
@@ -346,7 +360,7 @@ def argument(shape: Shape, number: int) -> str:
     wide = "_WIDE" if shape.wide else ""
     match operand.kind:
         case "imm":
-            return immediate(accepted.kind, operand.ctype, number)
+            return immediate(accepted.kind, operand.ctype, number, shape.folded)
         case "slot":
             low = f" + CNP_LOW({SCALARS[operand.ctype]})" if operand.ctype in SCALARS else ""
             return f"({operand.ctype} *)(CNP_SLOT{wide}({number}){low})"
@@ -360,8 +374,12 @@ def argument(shape: Shape, number: int) -> str:
             return f"({operand.ctype} *)CNP_ADDRESS({number})"
 
 
-def immediate(kind: str, ctype: str, number: int) -> str:
-    """C text of an immediate of type `kind`, converted to `ctype`."""
+def immediate(kind: str, ctype: str, number: int, folded: bool) -> str:
+    """C text of an immediate of type `kind`, converted to `ctype`. folded: as an address that LLVM may fold into an
+    instruction; which values that leaves is read off the object."""
+    if folded and kind in FOLDING:
+        whole = kind == "i32" and ctype in ("i64", "u64", "disp")
+        return f"({ctype}){'' if whole else f'({kind})'}CNP_FOLD({number})"
     if kind == "f64":
         return f"({ctype})cnp_f64(CNP_IMM64({number}))"
     if kind == "f32":
@@ -376,7 +394,7 @@ def read(shape: Shape, number: int) -> str:
     """C text of an input of a pure operation."""
     operand, accepted = shape.operands[number], shape.accepts[number]
     if accepted.kind != "slot":
-        return immediate(accepted.kind, operand.ctype, number)
+        return immediate(accepted.kind, operand.ctype, number, shape.folded)
     return f"CNP_READ{'_WIDE' if shape.wide else ''}({operand.ctype}, {number})"
 
 
@@ -394,9 +412,9 @@ def pure_code(shape: Shape) -> str:
     branch = shape.operation != name
     inputs = range(0 if branch else 1, len(shape.operands) - branch)
     if item.kind == "load":
-        return write(shape, f"{name}((const char *){read(shape, 1)} + {immediate('i32', 'i64', 2)})")
+        return write(shape, f"{name}((const char *){read(shape, 1)} + {immediate('i32', 'i64', 2, shape.folded)})")
     if item.kind == "store":
-        return f"{name}((char *){read(shape, 0)} + {immediate('i32', 'i64', 1)}, {read(shape, 2)});"
+        return f"{name}((char *){read(shape, 0)} + {immediate('i32', 'i64', 1, shape.folded)}, {read(shape, 2)});"
     names = ", ".join(f"in{number}" for number in inputs)
     values = " ".join(f"{shape.operands[number].ctype} in{number} = {read(shape, number)};" for number in inputs)
     if branch:

@@ -40,11 +40,11 @@ ABSOLUTE, RELATIVE, PAGE = Formula.ABSOLUTE, Formula.RELATIVE, Formula.PAGE
 FIELDS = {
     "abs64": Field(8, ABSOLUTE, ((0, 64, 0),)),
     # b, bl                                                0b0_00101_11111111111111111111111111
-    "jump26": Field(4, RELATIVE, ((2, 26, 0),), -(1 << 27), (1 << 27) - 4, 4),
+    "jump26": Field(4, RELATIVE, ((2, 26, 0),), -(1 << 27), (1 << 27) - 4, 4, jump=True),
     # b.cond, cbz, cbnz                                    0b01010100_1111111111111111111_0_0000
-    "branch19": Field(4, RELATIVE, ((2, 19, 5),), -(1 << 20), (1 << 20) - 4, 4),
+    "branch19": Field(4, RELATIVE, ((2, 19, 5),), -(1 << 20), (1 << 20) - 4, 4, jump=True),
     # tbz, tbnz                                            0b0_011011_0_00000_11111111111111_00000
-    "branch14": Field(4, RELATIVE, ((2, 14, 5),), -(1 << 15), (1 << 15) - 4, 4),
+    "branch14": Field(4, RELATIVE, ((2, 14, 5),), -(1 << 15), (1 << 15) - 4, 4, jump=True),
     # adrp                                                 0b1_11_10000_1111111111111111111_00000
     "page21": Field(4, PAGE, ((12, 2, 29), (14, 19, 5)), -(1 << 32), (1 << 32) - (1 << 12), 1 << 12),
     # add, ldrb, strb                                      0b0010010001_111111111111_00000_00000

@@ -56,8 +56,8 @@ FIELDS = {
     "hi16": Field(4, ABSOLUTE, ((16, 16, 0),), carry=0x8000),
     "lo16": Field(4, ABSOLUTE, I_TYPE, alone="simm16"),
     "simm16": Field(4, ABSOLUTE, I_TYPE, -(1 << 15), (1 << 15) - 1),
-    "jump26": Field(4, REGION, J_TYPE, 0, (1 << 28) - 4, align=4),
-    "pc16": Field(4, RELATIVE, BRANCH, -(1 << 17), (1 << 17) - 4, align=4),
+    "jump26": Field(4, REGION, J_TYPE, 0, (1 << 28) - 4, align=4, jump=True),
+    "pc16": Field(4, RELATIVE, BRANCH, -(1 << 17), (1 << 17) - 4, align=4, jump=True),
 }
 
 RELOCATIONS = {

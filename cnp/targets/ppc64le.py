@@ -25,9 +25,10 @@ prefixed instructions of POWER10 would make addresses relative; they may not be 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from cnp.stencil import Block, Hole, What
-from cnp.target import Field, Formula, Piece, Syntax, Target
+from cnp.target import Field, Formula, Piece, Record, Syntax, Target
 
 ABSOLUTE, RELATIVE = Formula.ABSOLUTE, Formula.RELATIVE
 
@@ -64,8 +65,8 @@ FIELDS = {
     "higha": Field(2, ABSOLUTE, ((16, 16, 0),), carry=0x8000),
     "highera": Field(2, ABSOLUTE, ((32, 16, 0),), carry=0x8000),
     "highesta": Field(2, ABSOLUTE, ((48, 16, 0),), carry=0x8000),
-    "rel24": Field(4, RELATIVE, ((2, 24, 2),), -(1 << 25), (1 << 25) - 1, align=4),
-    "rel14": Field(4, RELATIVE, ((2, 14, 2),), -(1 << 15), (1 << 15) - 1, align=4),
+    "rel24": Field(4, RELATIVE, ((2, 24, 2),), -(1 << 25), (1 << 25) - 4, align=4, jump=True),
+    "rel14": Field(4, RELATIVE, ((2, 14, 2),), -(1 << 15), (1 << 15) - 4, align=4, jump=True),
 }
 
 RELOCATIONS = {
@@ -151,7 +152,7 @@ INVERSE = {
 }
 
 #: Lines that only serve the TOC: the global entry, the save and restore of r2 around calls, the linker's nop there.
-TOC_ONLY = re.compile(r" (addis? %r2, |std %r2, 24\(%r1\)|ld %r2, 24\(%r1\)|\.localentry |nop$)")
+TOC_ONLY = re.compile(r" (addis? %r2, |std %r2, 24\(%r1\)|ld %?r?2, 24\(%r1\)|\.localentry |nop$)")
 TOC_HIGH = re.compile(r" addis (%r\d+), %r2, (.+)@toc@ha$")
 HELPER_CALL = re.compile(r" bl (?!cnp\.)([\w.$]+)$")
 CONDITION = re.compile(r" bc (12|4), (.+)$")
@@ -186,6 +187,17 @@ def stack(mnemonic: str, arguments: str) -> int | None:
     updated = mnemonic.endswith(("u", "ux")) and re.search(r"\(%r1\)$|, %r1, %r\d+$", arguments)
     written = arguments.startswith("%r1, ") and not mnemonic.startswith(("st", "cmp", "mt"))
     return None if updated or written else 0
+
+
+def by_section(records: list[Record]) -> list[Record]:
+    """Constants named by their section only. The assembler does so, but not where an addend is added for the carry:
+    the parts of one address would belong to two copies of the constant."""
+    return [
+        replace(record, symbol=record.section, value=0, addend=record.addend + record.value)
+        if record.section.startswith(".rodata")
+        else record
+        for record in records
+    ]
 
 
 SYNTAX = Syntax(
@@ -242,6 +254,7 @@ TARGET = Target(
         (bytes.fromhex("17006038" + "2000804e"), 23),
     ),
     island=24 << 20,
+    pairs=by_section,
     short_slots=(0, (1 << 15) - 1),
     qemu="ppc64le",
     capstone=("PPC", ("64", "LITTLE_ENDIAN")),

@@ -70,12 +70,14 @@ FIELDS = {
     "imm12_i": Field(4, ABSOLUTE, I_TYPE, -(1 << 11), (1 << 11) - 1),
     "imm12_s": Field(4, ABSOLUTE, S_TYPE, -(1 << 11), (1 << 11) - 1),
     "pcrel_hi20": Field(4, RELATIVE, U_TYPE, PAIR_LOW, PAIR_HIGH, carry=0x800),
-    "pcrel_lo12_i": Field(4, RELATIVE, I_TYPE, PAIR_LOW, PAIR_HIGH),  # so that both halves ask for the same veneer
+    "pcrel_lo12_i": Field(4, RELATIVE, I_TYPE, PAIR_LOW, PAIR_HIGH),
     "pcrel_lo12_s": Field(4, RELATIVE, S_TYPE, PAIR_LOW, PAIR_HIGH),
-    "branch": Field(4, RELATIVE, B_TYPE, -(1 << 12), (1 << 12) - 2, align=2),
-    "jal": Field(4, RELATIVE, J_TYPE, -(1 << 20), (1 << 20) - 2, align=2),
-    "rvc_branch": Field(2, RELATIVE, CB_TYPE, -(1 << 8), (1 << 8) - 2, align=2),
-    "rvc_jump": Field(2, RELATIVE, CJ_TYPE, -(1 << 11), (1 << 11) - 2, align=2),
+    "call_hi20": Field(4, RELATIVE, U_TYPE, PAIR_LOW, PAIR_HIGH, carry=0x800, jump=True),
+    "call_lo12": Field(4, RELATIVE, I_TYPE, PAIR_LOW, PAIR_HIGH, jump=True),
+    "branch": Field(4, RELATIVE, B_TYPE, -(1 << 12), (1 << 12) - 2, align=2, jump=True),
+    "jal": Field(4, RELATIVE, J_TYPE, -(1 << 20), (1 << 20) - 2, align=2, jump=True),
+    "rvc_branch": Field(2, RELATIVE, CB_TYPE, -(1 << 8), (1 << 8) - 2, align=2, jump=True),
+    "rvc_jump": Field(2, RELATIVE, CJ_TYPE, -(1 << 11), (1 << 11) - 2, align=2, jump=True),
 }
 
 PCREL_HI20, PCREL_LO12 = 23, (24, 25)
@@ -84,8 +86,8 @@ RELOCATIONS = {
     2: (Piece("abs64"),),  # R_RISCV_64
     16: (Piece("branch"),),  # R_RISCV_BRANCH
     17: (Piece("jal"),),  # R_RISCV_JAL
-    18: (Piece("pcrel_hi20"), Piece("pcrel_lo12_i", 4, keep_place=True)),  # R_RISCV_CALL
-    19: (Piece("pcrel_hi20"), Piece("pcrel_lo12_i", 4, keep_place=True)),  # R_RISCV_CALL_PLT
+    18: (Piece("call_hi20"), Piece("call_lo12", 4, keep_place=True)),  # R_RISCV_CALL
+    19: (Piece("call_hi20"), Piece("call_lo12", 4, keep_place=True)),  # R_RISCV_CALL_PLT
     23: (Piece("pcrel_hi20"),),  # R_RISCV_PCREL_HI20
     24: (Piece("pcrel_lo12_i"),),  # R_RISCV_PCREL_LO12_I
     25: (Piece("pcrel_lo12_s"),),  # R_RISCV_PCREL_LO12_S
@@ -113,7 +115,8 @@ def own_value(lower: Record, uppers: dict[int, Record]) -> Record:
 
 PRELUDE = r"""
 #define CNP_IMM64(i)  ({ u64 cnp_v; __asm__("ld %0, cnp." #i ".lit" : "=r"(cnp_v)); cnp_v; })
-#define CNP_IMM32S(i) ({ i64 cnp_v; __asm__("lui %0, %%hi(cnp." #i ")\n\taddiw %0, %0, %%lo(cnp." #i ")" : "=r"(cnp_v)); cnp_v; })
+#define CNP_IMM32S(i) ({ i64 cnp_v; __asm__("lui %0, %%hi(cnp." #i ")\n\taddiw %0, %0, %%lo(cnp." #i ")" : "=r"(cnp_v)); \
+    __builtin_assume(cnp_v == (i32)cnp_v); cnp_v; })
 #define CNP_IMM32U(i) ((u32)CNP_IMM32S(i))
 #define CNP_ADDRESS(i) CNP_IMM64(i)
 #define CNP_SLOT(i)   ({ char *cnp_v; __asm__("addi %0, %1, %%lo(cnp." #i ")" : "=r"(cnp_v) : "r"(cnp_frame)); cnp_v; })
@@ -121,14 +124,16 @@ PRELUDE = r"""
 #define CNP_FRAME_MEMORY "m"(*(const char(*)[2048])cnp_frame)
 #define CNP_READ_AS(type, load, to, i) ({ type cnp_v; \
     __asm__(load " %0, %%lo(cnp." #i ")(%1)" : "=" to(cnp_v) : "r"(cnp_frame), CNP_FRAME_MEMORY); cnp_v; })
+#define CNP_READ_INT(type, word, load, i) ({ word cnp_w = CNP_READ_AS(word, load, "r", i); \
+    __builtin_assume(cnp_w == (type)cnp_w); (type)cnp_w; })
 #define CNP_WRITE_AS(type, store, from, i, value) ({ type cnp_v = (value); \
     __asm__ volatile(store " %z0, %%lo(cnp." #i ")(%1)" : : from(cnp_v), "r"(cnp_frame) : "memory"); })
-#define CNP_READ_u8(i)  CNP_READ_AS(u8, "lbu", "r", i)
-#define CNP_READ_i8(i)  CNP_READ_AS(i8, "lb", "r", i)
-#define CNP_READ_u16(i) CNP_READ_AS(u16, "lhu", "r", i)
-#define CNP_READ_i16(i) CNP_READ_AS(i16, "lh", "r", i)
-#define CNP_READ_u32(i) CNP_READ_AS(u32, "lwu", "r", i)
-#define CNP_READ_i32(i) CNP_READ_AS(i32, "lw", "r", i)
+#define CNP_READ_u8(i)  CNP_READ_INT(u8, u64, "lbu", i)
+#define CNP_READ_i8(i)  CNP_READ_INT(i8, i64, "lb", i)
+#define CNP_READ_u16(i) CNP_READ_INT(u16, u64, "lhu", i)
+#define CNP_READ_i16(i) CNP_READ_INT(i16, i64, "lh", i)
+#define CNP_READ_u32(i) CNP_READ_INT(u32, u64, "lwu", i)
+#define CNP_READ_i32(i) CNP_READ_INT(i32, i64, "lw", i)
 #define CNP_READ_u64(i) CNP_READ_AS(u64, "ld", "r", i)
 #define CNP_READ_i64(i) CNP_READ_AS(i64, "ld", "r", i)
 #define CNP_READ_f32(i) CNP_READ_AS(f32, "flw", "f", i)

@@ -29,13 +29,14 @@ FIELDS = {
     "abs16": Field(2, ABSOLUTE, ((0, 16, 0),), -(1 << 15), (1 << 16) - 1),
     "abs8": Field(1, ABSOLUTE, ((0, 8, 0),), -(1 << 7), (1 << 8) - 1),
     "pc32": Field(4, RELATIVE, ((0, 32, 0),), -(1 << 31), (1 << 31) - 1),
+    "jump32": Field(4, RELATIVE, ((0, 32, 0),), -(1 << 31), (1 << 31) - 1, jump=True),
     "pc8": Field(1, RELATIVE, ((0, 8, 0),), -(1 << 7), (1 << 7) - 1),
 }
 
 RELOCATIONS = {
     1: (Piece("abs64"),),  # R_X86_64_64
     2: (Piece("pc32"),),  # R_X86_64_PC32
-    4: (Piece("pc32"),),  # R_X86_64_PLT32
+    4: (Piece("jump32"),),  # R_X86_64_PLT32
     10: (Piece("abs32"),),  # R_X86_64_32
     11: (Piece("abs32s"),),  # R_X86_64_32S
     12: (Piece("abs16"),),  # R_X86_64_16
@@ -49,6 +50,7 @@ PRELUDE = r"""
 #define CNP_IMM32S(i) ({ i64 cnp_v; __asm__("movq $cnp." #i ", %0" : "=r"(cnp_v)); cnp_v; })
 #define CNP_IMM32U(i) ({ u32 cnp_v; __asm__("movl $cnp." #i ", %k0" : "=r"(cnp_v)); cnp_v; })
 #define CNP_ADDRESS(i) CNP_IMM64(i)
+#define CNP_FOLD(i)   ((i64)cnp_hole_##i)
 #define CNP_SLOT(i)   (cnp_frame + (i64)cnp_hole_##i)
 """
 
@@ -115,6 +117,7 @@ TARGET = Target(
     short_slots=(0, (1 << 31) - 1),
     qemu="x86_64",
     wide=False,
+    folds=True,
     code_align=1,
     capstone=("X86", ("64",)),
 )

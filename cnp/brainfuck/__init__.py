@@ -1,0 +1,181 @@
+"""Brainfuck on cnp: the first interpreter, and the example of how little one takes.
+
+    bf.c      the operations, in C
+    parse.py  source -> tree
+    here      tree -> program, and running it: here or on another target, compiled or interpreted
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cnp import foreign, targets
+from cnp import runtime as rt
+from cnp.assembler import Assembler, Program
+from cnp.brainfuck.parse import FAR, Bounds, Loop, Node, Scan, Segment, SourceError, Step, parse, where
+from cnp.errors import CnpError
+from cnp.library import Library
+from cnp.result import Result
+
+CELLS = 1 << 16  #: length of the tape
+MAIN = "main"
+
+
+class TapeError(CnpError):
+    """The pointer left the tape. Fields: line, column, cell."""
+
+
+@dataclass(slots=True)
+class Compiled:
+    """A program with what is needed to say where it failed. marks: operation -> (offset, position) it checks."""
+
+    source: str
+    program: Program
+    marks: dict[int, list[tuple[int, int]]]
+
+
+def compile_source(source: str, library: Library) -> Compiled:
+    """Assemble a program. SourceError for brackets that do not match."""
+    compiler = Compiler(library, source)
+    compiler.asm.function(MAIN, frame=0)
+    compiler.nodes(parse(source))
+    compiler.asm.op("stop")
+    compiler.asm.program.check()
+    return Compiled(source, compiler.asm.program, compiler.marks)
+
+
+class Compiler:
+    """Tree -> operations."""
+
+    def __init__(self, library: Library, source: str) -> None:
+        self.asm = Assembler(library)
+        self.source = source
+        self.marks: dict[int, list[tuple[int, int]]] = {}
+
+    def nodes(self, nodes: list[Node]) -> None:
+        for node in nodes:
+            if isinstance(node, Segment):
+                self.segment(node)
+            elif isinstance(node, Scan):
+                self.marks[self.asm.op("scan", node.step)] = [(0, node.position)]
+            else:
+                self.loop(node)
+
+    def loop(self, loop: Loop) -> None:
+        body, behind = self.asm.label(), self.asm.label()
+        self.asm.op("open", behind)
+        self.asm.bind(body, entry=True)
+        self.nodes(loop.body)
+        self.asm.op("close", body)
+        self.asm.bind(behind)
+
+    def segment(self, segment: Segment) -> None:
+        for step in segment.steps:
+            if isinstance(step, Bounds):
+                self.bounds(step)
+            else:
+                self.step(step)
+        if segment.move:
+            self.asm.op("move", segment.move)
+
+    def bounds(self, bounds: Bounds) -> None:
+        offsets = [offset for offset, _ in bounds.trail]
+        extent = min(offsets), max(offsets)
+        op = (
+            self.asm.op("bounds", *extent)
+            if bounds.counter is None
+            else self.asm.op("bounds_if", bounds.counter, *extent)
+        )
+        self.marks[op] = bounds.trail
+
+    def step(self, step: Step) -> None:
+        if step.kind == "multiply":
+            name = {1: "copy", 255: "subtract"}.get(step.value)
+            if name:
+                self.asm.op(name, step.source, step.at)
+            else:
+                self.asm.op("multiply", step.source, step.at, step.value)
+        elif step.kind in ("put", "get"):
+            self.asm.op(step.kind, step.at)
+        else:
+            self.asm.op(step.kind, step.at, step.value)
+
+
+def run(
+    source: str,
+    stdin: bytes = b"",
+    target: str = "host",
+    interpret: bool = False,
+    cells: int = CELLS,
+    fuel: int | None = None,
+) -> bytes:
+    """Compile a program and run it; its output. target: another one runs in an emulator.
+
+    Reading past the end of the input gives 0. TapeError when the pointer leaves the tape, with line and column;
+    KeyboardInterrupt as usual.
+    """
+    chosen = targets.get(target)
+    library = Library.load(rt.installed("brainfuck", chosen.name))
+    compiled = compile_source(source, library)
+    if chosen.name == targets.get("host").name:
+        return run_here(compiled, stdin, interpret, cells, fuel)
+    return run_foreign(compiled, stdin, interpret, cells, fuel)
+
+
+def run_here(compiled: Compiled, stdin: bytes, interpret: bool, cells: int, fuel: int | None) -> bytes:
+    """Run in this process."""
+    output, rest = bytearray(), iter(stdin)
+
+    def put(byte: int) -> int:
+        output.append(byte & 255)
+        return 0
+
+    def get() -> int:
+        return next(rest, -1)
+
+    code = rt.Code(compiled.program, {"cnp_host_putc": put, "cnp_host_getc": get})
+    tape = bytearray(cells + 2 * FAR)
+    low = rt.address(tape) + FAR
+    state = {"p": low, "low": low, "high": low + cells}
+    result = code.interpreter.run(MAIN, state, fuel=fuel) if interpret else code[MAIN].run(state, fuel=fuel)
+    check(compiled, result, low)
+    return bytes(output)
+
+
+def run_foreign(compiled: Compiled, stdin: bytes, interpret: bool, cells: int, fuel: int | None) -> bytes:
+    """Run in the target's host program."""
+    code = foreign.ForeignCode(compiled.program)
+    tape = bytes(cells + 2 * FAR)
+    low = code.area_addresses([len(tape)])[0] + FAR
+    state = {"p": low, "low": low, "high": low + cells}
+    outcome = code.run([foreign.Call(MAIN, state, fuel=fuel, interpret=interpret)], stdin, [tape], timeout=600)
+    check(compiled, outcome.results[0], low)
+    return outcome.stdout
+
+
+def check(compiled: Compiled, result: Result, low: int) -> None:
+    """Turn a trap into the error it stands for."""
+    if result.returned:
+        return
+    if result.op not in compiled.marks or result.code != 4:
+        raise CnpError(f"the program ended by {result.kind} {result.code} at operation {result.op}", result=result)
+    cell = int(result.state["p"]) - low
+    size = int(result.state["high"]) - int(result.state["low"])
+    trail = compiled.marks[result.op]
+    offset, position = next((mark for mark in trail if not 0 <= cell + mark[0] < size), trail[-1])
+    line, column = where(compiled.source, position)
+    raise TapeError(
+        f"line {line}, column {column}: the pointer leaves the tape (cell {cell + offset} of {size})",
+        line=line,
+        column=column,
+        cell=cell + offset,
+    )
+
+
+def read_source(path: str | Path) -> str:
+    """A source file; anything that is no command is a comment, so that every encoding will do."""
+    return Path(path).read_text(encoding="latin-1")
+
+
+__all__ = ["Compiled", "SourceError", "TapeError", "compile_source", "read_source", "run"]

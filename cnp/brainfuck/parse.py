@@ -1,0 +1,200 @@
+"""Brainfuck source -> a tree in which runs, clears, scans and multiply loops are one step each.
+
+    Segment   straight code: changes of cells by their offset from the pointer, output, input, then one move
+    Scan      [>>] and the like: go on in steps until a cell is zero
+    Loop      everything else in brackets
+
+Positions are offsets in the source; `where` turns one into line and column.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from cnp.errors import CnpError
+
+COMMANDS = "<>+-.,[]"
+FAR = 4096  #: offsets within a segment stay below this, so that the guard around the tape covers them
+
+
+class SourceError(CnpError):
+    """A program whose brackets do not match. Fields: line, column."""
+
+
+@dataclass(slots=True)
+class Step:
+    """One action on cells. kind: add, set, multiply, put, get. at: offset of the cell. value: amount or factor.
+
+    source: offset of the counter of a multiply loop.
+    """
+
+    kind: str
+    at: int
+    value: int = 0
+    source: int = 0
+
+
+@dataclass(slots=True)
+class Bounds:
+    """Cells that the following steps reach. counter: they do so only if this cell is not zero.
+
+    trail: (offset, position in the source) of each place the pointer goes to.
+    """
+
+    trail: list[tuple[int, int]]
+    counter: int | None = None
+
+
+@dataclass(slots=True)
+class Segment:
+    """Straight code: bounds before the steps that need them, then a move of the pointer."""
+
+    steps: list[Step | Bounds] = field(default_factory=list)
+    move: int = 0
+
+
+@dataclass(slots=True)
+class Scan:
+    """Move in steps until the cell is zero."""
+
+    step: int
+    position: int
+
+
+@dataclass(slots=True)
+class Loop:
+    """Run the body while the cell is not zero."""
+
+    body: list[Node]
+    position: int
+
+
+Node = Segment | Scan | Loop
+
+
+def where(source: str, position: int) -> tuple[int, int]:
+    """Line and column, both from 1, of an offset in the source."""
+    line = source.count("\n", 0, position) + 1
+    return line, position - source.rfind("\n", 0, position)
+
+
+def parse(source: str) -> list[Node]:
+    """The program as a tree; SourceError for brackets that do not match."""
+    stack: list[tuple[int, list[Node | tuple[str, int]]]] = [(-1, [])]
+    for position, command in enumerate(source):
+        if command == "[":
+            stack.append((position, []))
+        elif command == "]":
+            if len(stack) == 1:
+                raise unmatched(source, position, "]")
+            start, body = stack.pop()
+            stack[-1][1].append(close(group(body), start))
+        elif command in COMMANDS:
+            stack[-1][1].append((command, position))
+    if len(stack) > 1:
+        raise unmatched(source, stack[-1][0], "[")
+    return group(stack[0][1])
+
+
+def unmatched(source: str, position: int, bracket: str) -> SourceError:
+    line, column = where(source, position)
+    return SourceError(f"line {line}, column {column}: {bracket} has no partner", line=line, column=column)
+
+
+def group(items: list[Node | tuple[str, int]]) -> list[Node]:
+    """Commands between loops become segments; simple loops become steps of the segment around them."""
+    nodes: list[Node] = []
+    builder = Builder()
+    for item in items:
+        if isinstance(item, tuple):
+            builder.command(*item)
+        elif isinstance(item, Multiply):
+            builder.multiply(item)
+        else:
+            nodes += [*builder.finish(), item]
+            builder = Builder()
+        if abs(builder.offset) > FAR // 2:
+            nodes += builder.finish()
+            builder = Builder()
+    return nodes + builder.finish()
+
+
+@dataclass(slots=True)
+class Multiply:
+    """A loop that counts its cell down to zero and adds multiples of it to others (none: it only clears)."""
+
+    factors: dict[int, int]
+    trail: list[tuple[int, int]]
+
+
+def close(body: list[Node], start: int) -> Node | Multiply:
+    """What a pair of brackets is."""
+    if len(body) == 1 and isinstance(body[0], Segment):
+        segment = body[0]
+        adds = [step for step in segment.steps if isinstance(step, Step) and step.kind == "add"]
+        bounds = [step for step in segment.steps if isinstance(step, Bounds) and step.counter is None]
+        if len(adds) + len(bounds) == len(segment.steps):
+            changes = {step.at: step.value for step in adds}
+            if not changes and segment.move:
+                return Scan(segment.move, start)
+            near = all(abs(at) <= FAR // 2 for at in changes)
+            if segment.move == 0 and near and changes.get(0) in (1, 255):
+                sign = 1 if changes.pop(0) == 255 else -1
+                trail = [mark for bound in bounds for mark in bound.trail]
+                return Multiply({at: value * sign & 255 for at, value in changes.items()}, trail)
+    return Loop(body, start)
+
+
+class Builder:
+    """A segment while its commands come in."""
+
+    def __init__(self) -> None:
+        self.segment = Segment()
+        self.offset = 0
+        self.pending: dict[int, Step] = {}
+        self.bounds: Bounds | None = None
+        self.least = self.most = 0
+
+    def command(self, command: str, position: int) -> None:
+        if command in "<>":
+            self.offset += 1 if command == ">" else -1
+            self.reach(position)
+        elif command in "+-":
+            step = self.pending.get(self.offset)
+            if step is None:
+                step = self.pending[self.offset] = Step("add", self.offset)
+                self.segment.steps.append(step)
+            step.value = step.value + (1 if command == "+" else -1) & 255
+        else:
+            self.pending.clear()
+            self.segment.steps.append(Step("put" if command == "." else "get", self.offset))
+            self.bounds = None  # what is beyond must not stop the output before it
+
+    def reach(self, position: int) -> None:
+        """Note a place that the pointer goes to; only those beyond all before need a look."""
+        if self.least <= self.offset <= self.most:
+            return
+        self.least, self.most = min(self.least, self.offset), max(self.most, self.offset)
+        if self.bounds is None:
+            self.bounds = Bounds([])
+            self.segment.steps.append(self.bounds)
+            self.pending.clear()
+        self.bounds.trail.append((self.offset, position))
+
+    def multiply(self, loop: Multiply) -> None:
+        """Multiples of the present cell to others, then it is zero."""
+        here = self.offset
+        if loop.trail:
+            self.segment.steps.append(Bounds([(here + at, position) for at, position in loop.trail], here))
+        self.segment.steps += [Step("multiply", here + at, factor, here) for at, factor in loop.factors.items()]
+        self.pending.clear()
+        clear = Step("set", here)
+        self.segment.steps.append(clear)
+        self.pending[here] = clear
+
+    def finish(self) -> list[Node]:
+        """The segment, if it does anything."""
+        self.segment.move = self.offset
+        steps = [s for s in self.segment.steps if isinstance(s, Bounds) or s.kind != "add" or s.value]
+        self.segment.steps = steps
+        return [self.segment] if steps or self.offset else []
