@@ -15,6 +15,8 @@ from cnp.stencil import Block
 
 Bits = tuple[tuple[int, int, int], ...]  #: (lowest bit of the value, width, lowest bit in the unit) …
 
+REGION_SIZE = 1 << 28  #: bytes in which the jumps of `Formula.REGION` stay
+
 
 class Formula(IntEnum):
     """How the value of a field comes from S, A and P."""
@@ -22,7 +24,7 @@ class Formula(IntEnum):
     ABSOLUTE = 0  #: S + A
     RELATIVE = 1  #: S + A - P
     PAGE = 2  #: Page(S + A) - Page(P), pages of 4 KiB
-    REGION = 3  #: S + A - Region(P + 4), regions of 256 MiB
+    REGION = 3  #: S + A - Region(P + 4), regions of REGION_SIZE
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ class Field:
         if self.formula is Formula.RELATIVE:
             return s + a - p
         if self.formula is Formula.REGION:
-            return s + a - (p + 4 & ~0xFFF_FFFF)
+            return s + a - (p + 4 & -REGION_SIZE)
         return ((s + a) & ~0xFFF) - (p & ~0xFFF)
 
     def fits(self, value: int) -> bool:

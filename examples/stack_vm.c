@@ -101,16 +101,17 @@ CNP_OP(loop_head) {
     return NEXT;
 }
 
-/* ---- calls: the front end puts `dup` before, so that all of the stack lies in memory; the result replaces tos */
-CNP_OP(prologue, slot(u64, stack))                      { s->sp = stack; return NEXT; }
+/* ---- calls: the front end puts `spill` before, so that all of the stack lies in memory, and `stack` behind. The
+ * result takes the place of tos. */
+CNP_OP(spill, slot(u64, to))                         { *to = s->tos; return NEXT; }
 CNP_OP(call, func(f), slot(u64, base)) {
     CNP_DEAD(sp);
     CNP_DEAD(tos);
     CNP_DEAD(acc);
     s->tos = CNP_CALL(f, base);
-    s->sp = base;
     return NEXT;
 }
+CNP_OP(stack, slot(u64, top))                        { s->sp = top; return NEXT; }
 CNP_OP(ret)                                          { return RETURN; }
 CNP_OP(ret_local, slot(u64, x))                      { s->tos = *x; return RETURN; }
 

@@ -164,7 +164,8 @@ CNP_INLINE u32 cnp_bits_f32(f32 value) { u32 bits; __builtin_memcpy(&bits, &valu
     CNP_INLINE cnp_go name(cnp_state *s CNP_PARAMS(__VA_ARGS__))
 
 /* Pure operations: values in, a value out; the builder prints their forms. What may follow the expression:
- * IMM(operand, type): the operand may be an immediate of that type. */
+ * IMM(operand, type): the operand may be an immediate of that type, which is i1 … i64, u1 … u64, f32 or f64; several
+ * for one operand, the best first. */
 #define CNP_PURE(name, type, params, expression, ...)                       \
     CNP_MARK(pure name type params __VA_ARGS__)                             \
     CNP_INLINE type name params { return expression; }

@@ -13,7 +13,7 @@ from pathlib import Path
 from cnp import foreign, targets
 from cnp import runtime as rt
 from cnp.assembler import Assembler, Program
-from cnp.brainfuck.parse import FAR, Bounds, Loop, Node, Scan, Segment, SourceError, Step, parse, where
+from cnp.brainfuck.parse import Bounds, Loop, Multiply, Node, Scan, Segment, SourceError, parse, where
 from cnp.errors import CnpError
 from cnp.library import Library
 from cnp.result import Result
@@ -39,6 +39,7 @@ def compile_source(source: str, library: Library) -> Compiled:
     """Assemble a program. SourceError for brackets that do not match."""
     compiler = Compiler(library, source)
     compiler.asm.function(MAIN, frame=0)
+    compiler.asm.op("start")
     compiler.nodes(parse(source))
     compiler.asm.op("stop")
     compiler.asm.program.check()
@@ -58,7 +59,8 @@ class Compiler:
             if isinstance(node, Segment):
                 self.segment(node)
             elif isinstance(node, Scan):
-                self.marks[self.asm.op("scan", node.step)] = [(0, node.position)]
+                op = self.asm.op("scan_right" if node.step > 0 else "scan_left", node.step)
+                self.marks[op] = [(node.step, node.position)]
             else:
                 self.loop(node)
 
@@ -73,33 +75,43 @@ class Compiler:
     def segment(self, segment: Segment) -> None:
         for step in segment.steps:
             if isinstance(step, Bounds):
-                self.bounds(step)
+                self.reach(step.trail)
+            elif isinstance(step, Multiply):
+                self.multiply(step)
+            elif step.kind in ("put", "get"):
+                self.asm.op(step.kind, step.at)
+            elif step.kind == "set" and step.value == 0:
+                self.asm.op("clear", step.at)
             else:
-                self.step(step)
+                self.asm.op(step.kind, step.at, step.value)
         if segment.move:
             self.asm.op("move", segment.move)
 
-    def bounds(self, bounds: Bounds) -> None:
-        offsets = [offset for offset, _ in bounds.trail]
-        extent = min(offsets), max(offsets)
-        op = (
-            self.asm.op("bounds", *extent)
-            if bounds.counter is None
-            else self.asm.op("bounds_if", bounds.counter, *extent)
-        )
-        self.marks[op] = bounds.trail
-
-    def step(self, step: Step) -> None:
-        if step.kind == "multiply":
-            name = {1: "copy", 255: "subtract"}.get(step.value)
-            if name:
-                self.asm.op(name, step.source, step.at)
-            else:
-                self.asm.op("multiply", step.source, step.at, step.value)
-        elif step.kind in ("put", "get"):
-            self.asm.op(step.kind, step.at)
+    def reach(self, trail: list[tuple[int, int]]) -> None:
+        """Check the ends of where the pointer goes; it starts on the tape."""
+        least, most = min(offset for offset, _ in trail), max(offset for offset, _ in trail)
+        if least >= 0:
+            op = self.asm.op("reach_right", most)
+        elif most <= 0:
+            op = self.asm.op("reach_left", least)
         else:
-            self.asm.op(step.kind, step.at, step.value)
+            op = self.asm.op("reach_both", least, most)
+        self.marks[op] = trail
+
+    def multiply(self, loop: Multiply) -> None:
+        """Skipped when the counter is zero, if that saves a check or much work."""
+        behind = self.asm.label()
+        if loop.trail or len(loop.factors) > 2:
+            self.asm.op("skip", loop.at, behind)
+        if loop.trail:
+            self.reach([(loop.at + offset, position) for offset, position in loop.trail])
+        for offset, factor in loop.factors.items():
+            if name := {1: "copy", 255: "subtract"}.get(factor):
+                self.asm.op(name, loop.at, loop.at + offset)
+            else:
+                self.asm.op("multiply", loop.at, loop.at + offset, factor)
+        self.asm.op("clear", loop.at)
+        self.asm.bind(behind)
 
 
 def run(
@@ -135,8 +147,8 @@ def run_here(compiled: Compiled, stdin: bytes, interpret: bool, cells: int, fuel
         return next(rest, -1)
 
     code = rt.Code(compiled.program, {"cnp_host_putc": put, "cnp_host_getc": get})
-    tape = bytearray(cells + 2 * FAR)
-    low = rt.address(tape) + FAR
+    tape = bytearray(cells)
+    low = rt.address(tape)
     state = {"p": low, "low": low, "high": low + cells}
     result = code.interpreter.run(MAIN, state, fuel=fuel) if interpret else code[MAIN].run(state, fuel=fuel)
     check(compiled, result, low)
@@ -146,8 +158,8 @@ def run_here(compiled: Compiled, stdin: bytes, interpret: bool, cells: int, fuel
 def run_foreign(compiled: Compiled, stdin: bytes, interpret: bool, cells: int, fuel: int | None) -> bytes:
     """Run in the target's host program."""
     code = foreign.ForeignCode(compiled.program)
-    tape = bytes(cells + 2 * FAR)
-    low = code.area_addresses([len(tape)])[0] + FAR
+    tape = bytes(cells)
+    low = code.area_addresses([cells])[0]
     state = {"p": low, "low": low, "high": low + cells}
     outcome = code.run([foreign.Call(MAIN, state, fuel=fuel, interpret=interpret)], stdin, [tape], timeout=600)
     check(compiled, outcome.results[0], low)

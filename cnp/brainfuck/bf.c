@@ -1,60 +1,33 @@
-/* Brainfuck's operations. The cell pointer and the tape's bounds stay in registers.
+/* Brainfuck's operations. The cell pointer, the tape's bounds and the fuel stay in registers.
  *
  * A program is cut into segments without loops, input or output. Within one, cells are named by their offset from the
- * pointer, so that one check at its head serves all of them:
+ * pointer, so that one check at its head serves all of them. The pointer itself is always on the tape, so that a
+ * segment that only goes right needs to look at one end only.
  *
  *     low                 p + least … p + most                     high
  *      |------------------------|====p=======|-----------------------|
- *
- * Around the tape lie BF_GUARD bytes that may be read and added zero to: a multiply loop whose counter is zero touches
- * cells that the program does not reach.
  */
-#define CNP_STATE(X) X(u8 *, p) X(u8 *, low) X(u8 *, high)
+#define CNP_STATE(X) X(u8 *, p) X(u8 *, low) X(u8 *, high) X(i64, fuel)
 #include <cnp.h>
 
 extern i64 cnp_host_putc(i64 byte);
 extern i64 cnp_host_getc(void);
 
-#define OUTSIDE(first, last) ((first) < s->low || (last) >= s->high)
+#define CHECK(fine) return unlikely(!(fine)) ? TRAP(CNP_TRAP_OUT_OF_BOUNDS) : NEXT
 
-CNP_OP(bounds, imm(disp, least), imm(disp, most))
-{
-    return unlikely(OUTSIDE(s->p + least, s->p + most)) ? TRAP(CNP_TRAP_OUT_OF_BOUNDS) : NEXT;
-}
-CNP_OP(bounds_if, imm(disp, counter), imm(disp, least), imm(disp, most))
-{
-    return s->p[counter] && unlikely(OUTSIDE(s->p + least, s->p + most)) ? TRAP(CNP_TRAP_OUT_OF_BOUNDS) : NEXT;
-}
+CNP_OP(start) { s->fuel = CNP_CONTEXT->fuel; return NEXT; }
+CNP_OP(stop) { return RETURN; }
+
+/* ---- does the pointer stay on the tape? */
+CNP_OP(reach_left, imm(disp, least)) { CHECK(s->p + least >= s->low); }
+CNP_OP(reach_right, imm(disp, most)) { CHECK(s->p + most < s->high); }
+CNP_OP(reach_both, imm(disp, least), imm(disp, most)) { CHECK(s->p + least >= s->low && s->p + most < s->high); }
+
+/* ---- straight code */
 CNP_OP(move, imm(disp, distance)) { s->p += distance; return NEXT; }
 CNP_OP(add, imm(disp, at), imm(u8, k)) { s->p[at] += k; return NEXT; }
 CNP_OP(set, imm(disp, at), imm(u8, k)) { s->p[at] = k; return NEXT; }
-CNP_OP(copy, imm(disp, from), imm(disp, at)) { s->p[at] += s->p[from]; return NEXT; }
-CNP_OP(subtract, imm(disp, from), imm(disp, at)) { s->p[at] -= s->p[from]; return NEXT; }
-CNP_OP(multiply, imm(disp, from), imm(disp, at), imm(u8, factor)) { s->p[at] += s->p[from] * factor; return NEXT; }
-CNP_OP(scan, imm(disp, step))
-{
-    u8 *p = s->p;
-    while (*p) {
-        p += step;
-        if (unlikely(OUTSIDE(p, p))) return TRAP(CNP_TRAP_OUT_OF_BOUNDS);
-    }
-    s->p = p;
-    return NEXT;
-}
-
-CNP_OP(open, label(behind)) { return *s->p ? NEXT : JUMP(behind); }
-CNP_OP_SLOW(close, label(body))
-{
-    if (*s->p == 0) return NEXT;
-    if (unlikely(--CNP_CONTEXT->fuel < 0)) return SLOW;
-    return JUMP(body);
-}
-CNP_SLOW(close, label(body))
-{
-    u64 trap = cnp_poll(CNP_CONTEXT);
-    return trap ? TRAP(trap) : JUMP(body);
-}
-
+CNP_OP(clear, imm(disp, at)) { s->p[at] = 0; return NEXT; }
 CNP_OP(put, imm(disp, at)) { cnp_host_putc(s->p[at]); return NEXT; }
 CNP_OP(get, imm(disp, at))
 {
@@ -62,4 +35,38 @@ CNP_OP(get, imm(disp, at))
     s->p[at] = byte < 0 ? 0 : (u8)byte;
     return NEXT;
 }
-CNP_OP(stop) { return RETURN; }
+
+/* ---- loops that only count down: skipped when the counter is zero, else multiples of it go to other cells */
+CNP_OP(skip, imm(disp, counter), label(behind)) { return s->p[counter] ? NEXT : JUMP(behind); }
+CNP_OP(copy, imm(disp, from), imm(disp, at)) { s->p[at] += s->p[from]; return NEXT; }
+CNP_OP(subtract, imm(disp, from), imm(disp, at)) { s->p[at] -= s->p[from]; return NEXT; }
+CNP_OP(multiply, imm(disp, from), imm(disp, at), imm(u8, factor)) { s->p[at] += s->p[from] * factor; return NEXT; }
+
+/* ---- loops that only move; on a trap the pointer is where the last good step took it */
+#define SCAN(fine)                                                                  \
+    u8 *p = s->p;                                                                   \
+    if (*p) do {                                                                    \
+        s->p = p;                                                                   \
+        p += step;                                                                  \
+        if (unlikely(!(fine))) return TRAP(CNP_TRAP_OUT_OF_BOUNDS);                 \
+    } while (*p);                                                                   \
+    s->p = p;                                                                       \
+    return NEXT;
+CNP_OP(scan_right, imm(disp, step)) { SCAN(p < s->high) }
+CNP_OP(scan_left, imm(disp, step)) { SCAN(p >= s->low) }
+
+/* ---- all other loops; the way back polls */
+CNP_OP(open, label(behind)) { return *s->p ? NEXT : JUMP(behind); }
+CNP_OP_SLOW(close, label(body))
+{
+    if (*s->p == 0) return NEXT;
+    if (unlikely(--s->fuel < 0)) return SLOW;
+    return JUMP(body);
+}
+CNP_SLOW(close, label(body))
+{
+    CNP_CONTEXT->fuel = s->fuel;
+    u64 trap = cnp_poll(CNP_CONTEXT);
+    s->fuel = CNP_CONTEXT->fuel;
+    return trap ? TRAP(trap) : JUMP(body);
+}

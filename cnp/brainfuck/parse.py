@@ -1,6 +1,6 @@
 """Brainfuck source -> a tree in which runs, clears, scans and multiply loops are one step each.
 
-    Segment   straight code: changes of cells by their offset from the pointer, output, input, then one move
+    Segment   straight code: changes of cells by their offset from the pointer, multiples, output, input, then one move
     Scan      [>>] and the like: go on in steps until a cell is zero
     Loop      everything else in brackets
 
@@ -9,12 +9,12 @@ Positions are offsets in the source; `where` turns one into line and column.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cnp.errors import CnpError
 
 COMMANDS = "<>+-.,[]"
-FAR = 4096  #: offsets within a segment stay below this, so that the guard around the tape covers them
+FAR = 4096  #: offsets within a segment stay below this
 
 
 class SourceError(CnpError):
@@ -23,33 +23,38 @@ class SourceError(CnpError):
 
 @dataclass(slots=True)
 class Step:
-    """One action on cells. kind: add, set, multiply, put, get. at: offset of the cell. value: amount or factor.
-
-    source: offset of the counter of a multiply loop.
-    """
+    """One action on a cell. kind: add, set, put, get. at: offset of the cell. value: amount."""
 
     kind: str
     at: int
     value: int = 0
-    source: int = 0
+
+
+@dataclass(slots=True)
+class Multiply:
+    """A loop that counts cell `at` down to zero and adds multiples of it to others.
+
+    factors: offset of the other cell, seen from this one -> factor. trail: as of `Bounds`, seen from this cell.
+    """
+
+    at: int
+    factors: dict[int, int]
+    trail: list[tuple[int, int]]
 
 
 @dataclass(slots=True)
 class Bounds:
-    """Cells that the following steps reach. counter: they do so only if this cell is not zero.
-
-    trail: (offset, position in the source) of each place the pointer goes to.
-    """
+    """Cells that the following steps reach. trail: (offset, position in the source) of the places that lie beyond all
+    places before."""
 
     trail: list[tuple[int, int]]
-    counter: int | None = None
 
 
 @dataclass(slots=True)
 class Segment:
     """Straight code: bounds before the steps that need them, then a move of the pointer."""
 
-    steps: list[Step | Bounds] = field(default_factory=list)
+    steps: list[Step | Bounds | Multiply] = field(default_factory=list)
     move: int = 0
 
 
@@ -113,18 +118,10 @@ def group(items: list[Node | tuple[str, int]]) -> list[Node]:
         else:
             nodes += [*builder.finish(), item]
             builder = Builder()
-        if abs(builder.offset) > FAR // 2:
+        if abs(builder.offset) > FAR:
             nodes += builder.finish()
             builder = Builder()
     return nodes + builder.finish()
-
-
-@dataclass(slots=True)
-class Multiply:
-    """A loop that counts its cell down to zero and adds multiples of it to others (none: it only clears)."""
-
-    factors: dict[int, int]
-    trail: list[tuple[int, int]]
 
 
 def close(body: list[Node], start: int) -> Node | Multiply:
@@ -132,16 +129,16 @@ def close(body: list[Node], start: int) -> Node | Multiply:
     if len(body) == 1 and isinstance(body[0], Segment):
         segment = body[0]
         adds = [step for step in segment.steps if isinstance(step, Step) and step.kind == "add"]
-        bounds = [step for step in segment.steps if isinstance(step, Bounds) and step.counter is None]
+        bounds = [step for step in segment.steps if isinstance(step, Bounds)]
         if len(adds) + len(bounds) == len(segment.steps):
             changes = {step.at: step.value for step in adds}
             if not changes and segment.move:
                 return Scan(segment.move, start)
-            near = all(abs(at) <= FAR // 2 for at in changes)
+            near = all(abs(at) <= FAR for at in changes)
             if segment.move == 0 and near and changes.get(0) in (1, 255):
                 sign = 1 if changes.pop(0) == 255 else -1
                 trail = [mark for bound in bounds for mark in bound.trail]
-                return Multiply({at: value * sign & 255 for at, value in changes.items()}, trail)
+                return Multiply(0, {at: value * sign & 255 for at, value in changes.items()}, trail)
     return Loop(body, start)
 
 
@@ -182,19 +179,19 @@ class Builder:
         self.bounds.trail.append((self.offset, position))
 
     def multiply(self, loop: Multiply) -> None:
-        """Multiples of the present cell to others, then it is zero."""
+        """A multiply loop, or a mere clear, at the present cell. It leaves zero there."""
         here = self.offset
-        if loop.trail:
-            self.segment.steps.append(Bounds([(here + at, position) for at, position in loop.trail], here))
-        self.segment.steps += [Step("multiply", here + at, factor, here) for at, factor in loop.factors.items()]
-        self.pending.clear()
-        clear = Step("set", here)
-        self.segment.steps.append(clear)
-        self.pending[here] = clear
+        if loop.factors:
+            beyond = [(at, place) for at, place in loop.trail if not self.least <= here + at <= self.most]
+            self.segment.steps.append(replace(loop, at=here, trail=beyond))
+            self.pending.clear()
+        else:
+            self.pending[here] = Step("set", here)
+            self.segment.steps.append(self.pending[here])
 
     def finish(self) -> list[Node]:
         """The segment, if it does anything."""
         self.segment.move = self.offset
-        steps = [s for s in self.segment.steps if isinstance(s, Bounds) or s.kind != "add" or s.value]
+        steps = [s for s in self.segment.steps if not isinstance(s, Step) or s.kind != "add" or s.value]
         self.segment.steps = steps
         return [self.segment] if steps or self.offset else []

@@ -62,8 +62,12 @@ class Plan:
             return [Task(self, self.source.stem, name, self.source) for name in self.targets]
         present = {name: path for name, path in VOCABULARIES.items() if path.is_file()}
         if not present:
-            raise ToolError(f"no stencil sources in {header_folder()}: the installation is not whole", tool="cnp")
-        stencils = [Task(self, name, target, path) for name, path in present.items() for target in self.targets]
+            raise ToolError(
+                f"no stencil sources in {header_folder()}: the installation is not whole", tool="cnp"
+            )
+        stencils = [
+            Task(self, name, target, path) for name, path in present.items() for target in self.targets
+        ]
         return stencils + [Task(self, "host", target, None) for target in self.targets]
 
 
@@ -176,7 +180,9 @@ def carry_out(task: Task) -> Outcome:
     except CnpError as error:
         return Outcome(task, FAILED, time.perf_counter() - start, error=error)
     except OSError as error:
-        failure = ToolError(f"{error.filename or task.place}: {error.strerror}", tool="cnp", target=task.target)
+        failure = ToolError(
+            f"{error.filename or task.place}: {error.strerror}", tool="cnp", target=task.target
+        )
         return Outcome(task, FAILED, time.perf_counter() - start, error=failure)
 
 

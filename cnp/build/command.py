@@ -58,15 +58,23 @@ def parser() -> argparse.ArgumentParser:
         description="Build stencil files: C operations compiled by clang, read out as templates with holes.",
     )
     names = "|".join([*targets.TARGETS, "host", "all"])
-    made.add_argument("--target", action="append", metavar=names, help="repeat it or separate by commas (default: host)")
+    made.add_argument(
+        "--target", action="append", metavar=names, help="repeat it or separate by commas (default: host)"
+    )
     made.add_argument("--source", type=Path, metavar="FILE", help="build only FILE (default: stencils/ops.c and all that "
                       "comes with the library, the host programs too)")  # fmt: skip
-    made.add_argument("--out", type=Path, metavar="DIR", help="folder of the stencil files (default: cnp/lib)")
+    made.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder of the stencil files (default: cnp/lib)"
+    )
     made.add_argument("--host-out", type=Path, metavar="DIR", help="folder of the host programs (default: cnp/host/bin, "
                       "or host in --out)")  # fmt: skip
-    made.add_argument("--clang", metavar="PATH", help="default: $CNP_CLANG, the ziglang wheel, clang-22 … clang-19, clang")
+    made.add_argument(
+        "--clang", metavar="PATH", help="default: $CNP_CLANG, the ziglang wheel, clang-22 … clang-19, clang"
+    )
     made.add_argument("--jobs", type=int, metavar="N", help="processes at a time (default: one a core)")
-    made.add_argument("--keep", type=Path, metavar="DIR", help="keep IR, assembly and objects there; builds everything")
+    made.add_argument(
+        "--keep", type=Path, metavar="DIR", help="keep IR, assembly and objects there; builds everything"
+    )
     made.add_argument("--check", action="store_true", help="write nothing; exit 1 when what is on disk is not what a "
                       "rebuild gives")  # fmt: skip
     return made
@@ -92,7 +100,9 @@ def chosen(texts: Sequence[str]) -> tuple[str, ...]:
     words = [word.strip() for text in texts for word in text.split(",") if word.strip()]
     if not words:
         raise ToolError(f"--target names none; there are host, all, {', '.join(targets.TARGETS)}", tool="cnp")
-    wanted = {name for word in words for name in (targets.TARGETS if word == "all" else [targets.get(word).name])}
+    wanted = {
+        name for word in words for name in (targets.TARGETS if word == "all" else [targets.get(word).name])
+    }
     return tuple(name for name in targets.TARGETS if name in wanted)
 
 
@@ -158,7 +168,9 @@ def table(outcomes: Sequence[Outcome]) -> list[str]:
 def row(outcome: Outcome) -> tuple[str, ...]:
     """The cells of one outcome; - for what it does not have."""
     sizes = outcome.sizes
-    figures = (sizes.operations, sizes.stencils, sizes.bytes, sizes.holes, sizes.shared) if sizes else (None,) * 5
+    figures = (
+        (sizes.operations, sizes.stencils, sizes.bytes, sizes.holes, sizes.shared) if sizes else (None,) * 5
+    )
     numbers = ["-" if figure is None else f"{figure:,}" for figure in figures]
     return (outcome.task.name, outcome.task.target, *numbers, f"{outcome.seconds:.1f}", outcome.state)
 
@@ -168,7 +180,9 @@ def complaints(outcomes: Sequence[Outcome]) -> list[str]:
     lines: dict[str, None] = {}
     for outcome in outcomes:
         if outcome.state == DIFFERS:
-            lines[f"{outcome.task.place}: error: not what a rebuild gives; run the build without --check"] = None
+            lines[f"{outcome.task.place}: error: not what a rebuild gives; run the build without --check"] = (
+                None
+            )
         elif outcome.error is not None:
             lines["\n".join(located(outcome.error, outcome.task.source))] = None
     return list(lines)
@@ -180,7 +194,9 @@ def located(error: CnpError, source: Path | None) -> list[str]:
     if source is None:
         return [f"error: {kept[0]}", *kept[1:]]
     folder = source.parent.as_posix()
-    kept = [f"{folder}/{line[2:]}" if line.startswith("./") else line for line in kept]  # clang ran in that folder
+    kept = [
+        f"{folder}/{line[2:]}" if line.startswith("./") else line for line in kept
+    ]  # clang ran in that folder
     if any(LOCATED.match(line) for line in kept):
         return kept
     number = error.evidence.get("line")

@@ -39,7 +39,9 @@ def to_fastcc(ir: str, target: str) -> str:
     names = {site["callee"] for site in chosen if site}
     for site, change in zip(sites, chosen, strict=True):
         if site and not change and site["callee"].startswith("@") and site["callee"] in names:
-            raise refusal(f"{site['callee']} is used with another type than it has: {site.string.strip()}", target)
+            raise refusal(
+                f"{site['callee']} is used with another type than it has: {site.string.strip()}", target
+            )
     return "\n".join(map(with_fastcc, lines, chosen)) + "\n"
 
 

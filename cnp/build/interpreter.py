@@ -137,6 +137,8 @@ def argument(operand: Operand, number: int) -> str:
             return f"(cnp_func)(__UINTPTR_TYPE__){word}"
         case "table":
             return f"(const cnp_label *)(__UINTPTR_TYPE__){word}"
+        case "cell" if operand.ctype in SCALARS:
+            return f"({operand.ctype} *)(__UINTPTR_TYPE__)({word} + CNP_LOW({SCALARS[operand.ctype]}))"
         case _:
             return f"({operand.ctype} *)(__UINTPTR_TYPE__){word}"
 

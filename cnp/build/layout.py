@@ -259,7 +259,7 @@ def is_cold(target: str, cold: Iterable[str]) -> bool:
 
 def straighten(nodes: dict[str, Node], cold: set[str], syntax: Syntax) -> None:
     """Turn branches around so that what is near falls through: blocks of the stencil before NEXT, NEXT before labels,
-    everything before what is cold."""
+    labels (a branch reaches them itself) before what is cold."""
 
     def distance(target: str) -> int:
         return 0 if target in nodes else 1 if target == NEXT else 2
@@ -268,8 +268,9 @@ def straighten(nodes: dict[str, Node], cold: set[str], syntax: Syntax) -> None:
         if not (node.branch and node.then) or name in cold:
             continue
         to_next = distance(node.branch.target) < distance(node.then) and node.branch.target not in cold
-        to_cold = is_cold(node.then, cold) and not is_cold(node.branch.target, cold)
-        if to_next or to_cold:
+        to_cold = is_cold(node.then, cold) and node.branch.target in nodes and node.branch.target not in cold
+        to_label = is_cold(node.branch.target, cold) and distance(node.then) == 2 and not is_cold(node.then, cold)
+        if to_next or to_cold or to_label:
             invert(node.branch, syntax)
             node.branch.target, node.then = node.then, node.branch.target
 

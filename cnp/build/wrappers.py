@@ -126,14 +126,13 @@ def forms(name: str, item: Declaration, operands: tuple[Operand, ...], target: T
     choices = [choice for choice in choices if not constant(choice, operands)]
     has_slots = any("slot" in choice for choice in choices)
     found = []
-    ways = [(wide, folded) for wide in (False, True) for folded in (True, False)]
-    for wide, folded in ways:
+    for wide, folded in ((False, True), (False, False), (True, False)):
         if wide > (target.wide and has_slots) or folded > target.folds:
             continue
         for choice in choices:
             if wide and "slot" not in choice:
                 continue
-            accepts = tuple(accept(kind, operand, item, wide, target) for kind, operand in zip(choice, operands, strict=True))
+            accepts = tuple(accept(kind, operand, wide, target) for kind, operand in zip(choice, operands, strict=True))
             if not folded or any(accepted.kind in FOLDING for accepted in accepts):
                 found.append(Shape(f"{name}.{len(found)}", name, item, operands, accepts, wide, folded))
     return found
@@ -149,7 +148,7 @@ def constant(choice: tuple[str, ...], operands: tuple[Operand, ...]) -> bool:
     return len(inputs) > 1 and "slot" not in inputs
 
 
-def accept(kind: str, operand: Operand, item: Declaration, wide: bool, target: Target) -> Accept:
+def accept(kind: str, operand: Operand, wide: bool, target: Target) -> Accept:
     """The range that the C type of an operand gives it; the fields of the object narrow it further."""
     if kind == "slot":
         low, high = (0, (1 << 31) - 1) if wide else target.short_slots
@@ -370,6 +369,8 @@ def argument(shape: Shape, number: int) -> str:
             return f"(cnp_func)cnp_to_target_{number}"
         case "table":
             return f"(const cnp_label *)CNP_ADDRESS({number})"
+        case "cell" if operand.ctype in SCALARS:
+            return f"({operand.ctype} *)(CNP_ADDRESS({number}) + CNP_LOW({SCALARS[operand.ctype]}))"
         case _:
             return f"({operand.ctype} *)CNP_ADDRESS({number})"
 
@@ -384,8 +385,8 @@ def immediate(kind: str, ctype: str, number: int, folded: bool) -> str:
         return f"({ctype})cnp_f64(CNP_IMM64({number}))"
     if kind == "f32":
         return f"({ctype})cnp_f32(CNP_IMM32U({number}))"
-    if kind in ("i64", "u64"):
-        return f"({ctype})({kind})CNP_IMM64({number})"
+    if int(kind[1:]) > 32:
+        return f"({ctype})({kind[0]}64)CNP_IMM64({number})"
     way = "CNP_IMM32S" if kind[0] == "i" else "CNP_IMM32U"
     return f"({ctype}){way}({number})"
 

@@ -1,31 +1,34 @@
-"""AArch64, AAPCS64 (https://github.com/ARM-software/abi-aa: aapcs64.rst, and aaelf64.rst for the relocations).
+"""AArch64, AAPCS64 (https://github.com/ARM-software/abi-aa, aapcs64.rst; relocations: aaelf64.rst there).
 
 What is odd about it
-* Every instruction has 32 bits, so that no immediate is as wide as an address. Addresses come in two halves: `adrp`
-  makes the page relative to the page of the place (+-4 GiB), and the instruction that uses it adds the low 12 bits.
-  The low half needs no check beside its `adrp`; as the whole offset of a slot it does (`imm12…`).
-* Loads and stores scale their offset by the size of the access: the same 12 bits of a value go to another place in
-  the word for each size, and the value must be a multiple of it. The field would hold larger offsets (32760 for
-  8 bytes), the relocation does not: it is the low 12 bits of an address, and linkers cut the rest off.
-* Branches reach 128 MiB (b, bl), 1 MiB (b.cond, cbz) or 32 KiB (tbz). Long conditional exits go around a `b`.
-* x16 and x17 may change whenever a call or jump goes through a veneer, x18 is the platform's, x8 carries the
-  address of a returned struct, x30 the return address.
+* Every instruction has 32 bits, so that no immediate is as wide as an address. Addresses come in two halves:
+  `adrp` makes the page, relative to the page of the place (4 GiB either way), and the instruction that uses
+  it adds the low 12 bits. That half needs no check beside its `adrp`; as the whole offset of a slot it does
+  (`imm12`).
+* Loads and stores scale their offset by the size of the access: the same 12 bits of a value go to another
+  place in the word for each size, and the value must be a multiple of it. The field could hold larger offsets
+  (32760 for 8 bytes), its relocation cannot: it stands for the low 12 bits of an address, and linkers cut off
+  the rest.
+* Branches reach 128 MiB (b, bl), 1 MiB (b.cond, cbz) or 32 KiB (tbz): long conditional exits go around a `b`.
+* Veneers change x16 (and x17), so that nothing lives there across a call or jump. x18 is the platform's, x8
+  carries the address of a returned struct, x30 the return address.
 
     stencil (preserve_none)                              helper (AAPCS64)
-    x20         frame pointer                            x0-x7, v0-v7    arguments, results in x0, x1, v0
-    x21-x28     state words 0-7: kept by helpers         x19-x28, x29    kept; of v8-v15 the low halves
+    x20         frame pointer                            x0-x7, v0-v7    arguments; results in x0, x1, v0
+    x21-x28     state words 0-7: helpers keep them       x19-x28, x29    kept, and the low halves of v8-v15
     x0-x7       state words 8-15                         the rest        changed
     v0-v7       state floats 0-7
     x8-x17 x19  free within a stencil                    result of a stencil: x0 value, x1 abnormal
 
-The convention would hand over seven more words (x10-x14, x9, x15). They are left to the stencils: a native call
-spills the state to the stack and needs registers of its own.
+The convention would hand over seven more words (x10-x14, x9, x15). They are left to the stencils: a native
+call spills the state to the stack and needs registers of its own. Words of 8 or 16 bits are handed over in
+x0-x7 only; beyond eight of them they are on the stack.
 
-A hole is an instruction in asm: a weak symbol would be loaded from a GOT, and any other symbol has an address that
-the compiler knows to be neither null nor odd. 64-bit values come from the image's literal pool: 8 bytes of code,
-where a chain of movz and movk takes 16.
+A hole is an instruction in asm: a weak symbol would be loaded from a GOT, and any other symbol has an address
+that the compiler knows to be neither null nor odd. 64-bit values come from the image's literal pool: 8 bytes
+of code, where a chain of movz and movk takes 16.
 
-Base line Armv8.0-A: no atomics of 8.1 (nor the library calls that choose between both at run time).
+Base line Armv8.0-A: no atomics of 8.1, nor the library calls that choose between both at run time.
 """
 
 from __future__ import annotations
@@ -92,7 +95,8 @@ PRELUDE = r"""
     __builtin_assume(cnp_v >> 32 == 0); (u32)cnp_v; })
 #define CNP_IMM32S(i) ((i64)(i32)CNP_IMM32U(i))
 #define CNP_ADDRESS(i) CNP_IMM64(i)
-#define CNP_SLOT(i) ({ char *cnp_v; __asm__("add %0, %1, :lo12:cnp." #i : "=r"(cnp_v) : "r"(cnp_frame)); cnp_v; })
+#define CNP_SLOT(i) ({ char *cnp_v; \
+    __asm__("add %0, %1, :lo12:cnp." #i : "=r"(cnp_v) : "r"(cnp_frame)); cnp_v; })
 #define CNP_SLOT_WIDE(i) (cnp_frame + CNP_IMM32U(i))
 
 /* Loads name the frame as memory that they read, so that none is moved over a store. They are told what the
@@ -102,9 +106,11 @@ PRELUDE = r"""
     __builtin_assume(cnp_v >= (low) && cnp_v <= (high)); (type)cnp_v; })
 #define CNP_LOAD_FLOAT_(type, instruction, i) ({ type cnp_v; CNP_LOAD_ASM_(instruction, "=w", i); cnp_v; })
 #define CNP_LOAD_ASM_(instruction, constraint, i) \
-    __asm__(instruction ", [%1, :lo12:cnp." #i "]" : constraint(cnp_v) : "r"(cnp_frame), "m"(*(const char(*)[4096])cnp_frame))
+    __asm__(instruction ", [%1, :lo12:cnp." #i "]" : constraint(cnp_v) \
+            : "r"(cnp_frame), "m"(*(const char(*)[4096])cnp_frame))
 #define CNP_STORE_(type, instruction, constraint, i, value) ({ type cnp_v = (value); \
-    __asm__ volatile(instruction ", [%1, :lo12:cnp." #i "]" : : constraint(cnp_v), "r"(cnp_frame) : "memory"); })
+    __asm__ volatile(instruction ", [%1, :lo12:cnp." #i "]" \
+                     : : constraint(cnp_v), "r"(cnp_frame) : "memory"); })
 #define CNP_READ_u8(i)  CNP_LOAD_(u8, u64, 0, 0xff, "ldrb %w0", i)
 #define CNP_READ_i8(i)  CNP_LOAD_(i8, i64, -0x80, 0x7f, "ldrsb %0", i)
 #define CNP_READ_u16(i) CNP_LOAD_(u16, u64, 0, 0xffff, "ldrh %w0", i)
@@ -166,7 +172,14 @@ TARGET = Target(
     machine=183,
     flags=0,
     byteorder="little",
-    cflags=("-march=armv8-a", "-ffixed-x18", "-mno-outline-atomics", "-fno-pic", "-mcmodel=small"),
+    cflags=(
+        "-march=armv8-a",
+        "-mcmodel=small",
+        "-fno-pic",
+        "-ffixed-x18",  # the platform's: stencils are then not tied to one
+        "-mno-outline-atomics",
+        "-mbranch-protection=none",  # no landing pads: some clangs put them everywhere
+    ),
     ints=16,
     floats=8,
     frame_position=0,

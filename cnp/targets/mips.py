@@ -60,7 +60,7 @@ FIELDS = {
     "pc16": Field(4, RELATIVE, BRANCH, -(1 << 17), (1 << 17) - 4, align=4, jump=True),
 }
 
-RELOCATIONS = {
+RELOCATIONS: dict[int, tuple[Piece, ...]] = {
     4: (Piece("jump26"),),  # R_MIPS_26
     5: (Piece("hi16"),),  # R_MIPS_HI16
     6: (Piece("lo16"),),  # R_MIPS_LO16
@@ -82,6 +82,7 @@ PRELUDE = r"""
     __asm__("lui %0, %%hi(cnp." #i ")\n\taddiu %0, %0, %%lo(cnp." #i ")" : "=r"(cnp_v)); cnp_v; })
 #define CNP_IMM32S(i) CNP_PAIR(i64, i)
 #define CNP_IMM32U(i) CNP_PAIR(u32, i)
+#define CNP_FOLD(i) ({ i64 cnp_v; __asm__("daddiu %0, $zero, %%lo(cnp." #i ")" : "=r"(cnp_v)); cnp_v; })
 #define CNP_ADDRESS(i) CNP_IMM64(i)
 #define CNP_SLOT(i) ({ char *cnp_v; __asm__("daddiu %0, %1, %%lo(cnp." #i ")" : "=r"(cnp_v) : "r"(cnp_frame)); cnp_v; })
 #define CNP_SLOT_WIDE(i) (cnp_frame + CNP_IMM32S(i))
@@ -206,6 +207,7 @@ def make(byteorder: str) -> Target:
         short_slots=(0, (1 << 15) - 1),
         lld=("-m", "elf64ltsmip" if ending else "elf64btsmip"),
         qemu=name,
+        folds=True,
         llvm_flags=("-mllvm", "-mips-tail-calls=1"),
         capstone=("MIPS", ("MIPS64", *modes)),
     )  # fmt: skip

@@ -9,6 +9,7 @@ What is odd about it
   model, so that constants lie beside the code wherever that is, and holes by `lui` in asm, so that small numbers fit.
 * `lui` + `addiw` computes modulo 2^32 and sign-extends, so that every value of 32 bits, signed or unsigned, has its
   pair. (A linker refuses the last 0x800 values below 2^31 and what lies above: it thinks of `lui` + `addi`.)
+* An immediate of 12 bits has a form of its own, in one instruction; it does not fold into the one that uses it.
 * Immediates of 64 bits and addresses would take up to eight instructions; they are one load from the literal pool.
 * Half of the instructions have a form of two bytes, which reaches next to nothing; and the assembler turns a
   conditional branch to a symbol into one around a jump, silently. `.option exact` forbids both: what leaves its
@@ -108,7 +109,7 @@ def pairs(records: list[Record]) -> list[Record]:
 def own_value(lower: Record, uppers: dict[int, Record]) -> Record:
     upper = uppers.get(lower.value)
     if upper is None or lower.addend:
-        message = f"the lower half of an address at {lower.offset:#x} has no upper half in its own block"
+        message = f"{lower.section}: the lower half at {lower.offset:#x} has no upper half ({lower.symbol}) in its block"
         raise BuildError(message, target="riscv64", op="", line=0, symbol=lower.symbol, offset=lower.offset)
     return replace(upper, offset=lower.offset, type=lower.type, place=upper.offset)
 
@@ -118,6 +119,8 @@ PRELUDE = r"""
 #define CNP_IMM32S(i) ({ i64 cnp_v; __asm__("lui %0, %%hi(cnp." #i ")\n\taddiw %0, %0, %%lo(cnp." #i ")" : "=r"(cnp_v)); \
     __builtin_assume(cnp_v == (i32)cnp_v); cnp_v; })
 #define CNP_IMM32U(i) ((u32)CNP_IMM32S(i))
+#define CNP_FOLD(i)   ({ i64 cnp_v; __asm__("addi %0, zero, %%lo(cnp." #i ")" : "=r"(cnp_v)); \
+    __builtin_assume(cnp_v >= -0x800 && cnp_v <= 0x7ff); cnp_v; })
 #define CNP_ADDRESS(i) CNP_IMM64(i)
 #define CNP_SLOT(i)   ({ char *cnp_v; __asm__("addi %0, %1, %%lo(cnp." #i ")" : "=r"(cnp_v) : "r"(cnp_frame)); cnp_v; })
 #define CNP_SLOT_WIDE(i) (cnp_frame + CNP_IMM32S(i))
@@ -207,6 +210,7 @@ TARGET = Target(
     trap=b"\x02\x90",  # c.ebreak
     probe=((bytes.fromhex("1305a0028280"), 42), (bytes.fromhex("130570018280"), 23)),  # li a0, n; ret
     island=3 << 18,
+    folds=True,
     short_slots=(0, (1 << 11) - 1),
     lld=("-melf64lriscv",),
     qemu="riscv64",

@@ -1,0 +1,83 @@
+# make run     install into .venv, build stencils and host programs of all targets, run an example
+# make test    the whole suite, on all targets, then once more against the built wheel
+# make check   style, format and types
+# make soak    the long tests
+# make clean   remove what these made
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+JOBS ?= auto
+EXAMPLE ?= examples/mandelbrot.b
+PYTEST_ARGS ?=
+
+BIN := .venv/bin
+PIP := -m pip --quiet --disable-pip-version-check
+WHEEL := build/wheel
+EMULATED := aarch64 riscv64 ppc64le mips64 mips64el
+
+# Folders of data that the tests are told of must be found from everywhere.
+ifdef CNP_SUITES
+export CNP_SUITES := $(abspath $(CNP_SUITES))
+endif
+
+# A virtual environment in $(1); Debian's Python may lack the module for it.
+make_venv = $(PYTHON) -m venv $(1) 2>/dev/null || { rm -rf $(1); \
+	$(PYTHON) $(PIP) install --user virtualenv && $(PYTHON) -m virtualenv --quiet $(1); }
+
+.PHONY: run test test-sources test-wheel check soak clean stencils emulators
+
+run: stencils
+	@export TIMEFORMAT='%R s'; \
+	echo "== compiled for this machine: $(EXAMPLE)"; time $(BIN)/cnp run $(EXAMPLE); \
+	echo "== the interpreter of the same operations:"; time $(BIN)/cnp run --interpret $(EXAMPLE) >/dev/null
+
+test: test-sources test-wheel
+
+test-sources: stencils emulators
+	$(BIN)/python -m pytest -q -n $(JOBS) $(PYTEST_ARGS)
+
+# The wheel in an environment of its own, the tests in a folder of their own: no source can be imported.
+test-wheel: $(BIN)/.installed emulators
+	rm -rf $(WHEEL)
+	$(BIN)/python $(PIP) wheel --no-deps --wheel-dir $(WHEEL) .
+	$(call make_venv,$(WHEEL)/venv)
+	$(WHEEL)/venv/bin/python $(PIP) install "$$(echo $(WHEEL)/cnp-*.whl)[test]"
+	@away=$$(mktemp -d); trap 'rm -rf "$$away"' EXIT; \
+	for part in tests examples docs pyproject.toml; do [ ! -e $$part ] || cp -r $$part "$$away"; done; \
+	python="$$PWD/$(WHEEL)/venv/bin/python"; cd "$$away"; \
+	echo "== the wheel"; \
+	CNP_WHEEL=1 "$$python" -m pytest -q -n $(JOBS) -m "not soak and not checkout" $(PYTEST_ARGS)
+
+check: $(BIN)/.installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+soak: stencils emulators
+	$(BIN)/python -m pytest -q -n $(JOBS) -m soak $(PYTEST_ARGS)
+
+stencils: $(BIN)/.installed
+	$(BIN)/python build_stencils.py --target all
+
+# Installed in place: only what is compiled or declared asks for a new installation.
+$(BIN)/.installed: pyproject.toml setup.py $(wildcard cnp/_*.c) cnp/_core_build.py
+	$(call make_venv,.venv)
+	$(BIN)/python $(PIP) install --editable '.[dev]'
+	touch $@
+
+emulators:
+	@missing=; for target in $(EMULATED); do \
+		command -v qemu-$$target-static qemu-$$target >/dev/null || missing="$$missing $$target"; done; \
+	if [ -z "$$missing" ]; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "installing qemu-user-static for$$missing"; \
+		apt-get update -qq >/dev/null; \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq qemu-user-static >/dev/null; \
+	else echo "the tests of$$missing need qemu-user: sudo apt-get install qemu-user-static"; fi
+
+clean:
+	rm -rf .venv build dist *.egg-info cnp/lib cnp/host/bin cnp/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +

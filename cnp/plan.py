@@ -1,0 +1,350 @@
+"""Program -> where everything lies: which variant of each stencil, which jumps by way of a veneer, every address.
+
+    code   chunk    hot blocks of its operations     each without its jump to the next one when that follows
+                    cold blocks, stubs               a stub for each operation and way out: "I left at op N"
+                    veneers                          for what its jumps do not reach
+           chunk    …
+           routines with veneers of their own        the ways in and out
+           constants, literals, tables               read-only data
+    data   cells                                     8 bytes each, somewhere else, where they may be written
+
+A chunk is so small that each of its jumps reaches the whole of it, with all veneers that it could ever need. So the
+chunks are known before any address is; only what leaves its chunk can miss, and its own veneers are always near.
+Where jumps stay within a region of memory, a chunk does too.
+
+Lengths depend on reach and reach depends on lengths: the layout starts with the short variants and without veneers,
+and gives an operation its far variant, or a jump a veneer, wherever a hole is out of range, until nothing changes.
+Each round only adds; after a few rounds it asks for a margin that doubles each time, so that the number of rounds is
+bounded by the logarithm of the longest reach and the whole by the length of the program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from cnp.assembler import Cell, Label, Op, Program, Symbol, Table, Value
+from cnp.stencil import Block, Form, Hole, Leave, What
+from cnp.target import REGION_SIZE, Field, Formula, Target
+
+STUBS = {Leave.EXIT: "cnp.stub.exit", Leave.TRAP: "cnp.stub.trap", Leave.UNWIND: "cnp.stub.unwind"}
+BASE_ALIGN = 16  #: what a base address must be a multiple of, in bytes
+EXACT_ROUNDS = 4  #: rounds of the layout without a margin
+
+
+@dataclass(eq=False, slots=True)
+class Piece:
+    """A block with its place in the image. op: the operation it belongs to (-1: a routine or veneer).
+
+    keep: bytes of the block that are used. falls: control goes on behind it. siblings: the pieces of the same
+    operation, by block number. detours: hole number -> veneer. goal: where a veneer goes.
+    """
+
+    block: Block
+    op: int
+    chunk: Chunk
+    keep: int
+    name: str = ""
+    address: int = 0
+    falls: bool = False
+    siblings: tuple[Piece, ...] = ()
+    detours: dict[int, Piece] | None = None
+    goal: Goal | None = None
+
+
+Goal = Piece | int  #: where a jump ends: a piece of the image or an address outside
+
+
+@dataclass(eq=False, slots=True)
+class Chunk:
+    """Pieces that reach each other. bound: bytes that it takes at most, wherever it lies."""
+
+    bound: int = 0
+    hot: list[Piece] = field(default_factory=list)
+    cold: list[Piece] = field(default_factory=list)
+    stubs: list[Piece] = field(default_factory=list)
+    veneers: dict[Goal, Piece] = field(default_factory=dict)
+
+    def pieces(self) -> Iterator[Piece]:
+        """All pieces in the order of their addresses."""
+        yield from self.hot
+        yield from self.cold
+        yield from self.stubs
+        yield from self.veneers.values()
+
+
+Jump = tuple[int, Hole, Field]  #: a hole that a veneer could help: its number in the block
+
+
+@dataclass(slots=True)
+class Facts:
+    """What some blocks ask of an image, whatever their operands are. size: bytes at most, alignment included;
+    veneers: how many they could need; reach: bytes that the shortest of their jumps spans either way."""
+
+    size: int = 0
+    veneers: int = 0
+    reach: int = 1 << 64
+    leaves: dict[Leave, None] = field(default_factory=dict)
+    routines: dict[int, None] = field(default_factory=dict)
+    constants: dict[int, None] = field(default_factory=dict)
+    literals: dict[int, None] = field(default_factory=dict)
+    imports: dict[int, None] = field(default_factory=dict)
+
+
+class Plan:
+    """The layout of one image: `Plan(program)` knows what belongs to it, `settle(base, imports)` where it lies.
+
+    hot[i]: piece of operation i. constants, literals, tables: address of each. cells: number of each.
+    bound: bytes of code at most, wherever the image lies. end: bytes of code, once settled.
+    """
+
+    def __init__(self, program: Program) -> None:
+        program.check()
+        self.program, self.library = program, program.library
+        self.target: Target = program.library.target
+        self.hot: list[Piece] = []
+        self.stubs: dict[tuple[int, int], Piece] = {}
+        self.routines: dict[int, Piece] = {}
+        self.constants: dict[int, int] = {}
+        self.literals: dict[Value, int] = {}
+        self.tables: dict[Table, int] = {}
+        self.cells: dict[Cell, int] = {}
+        self.imports: dict[str, None] = {}
+        self.symbols: Mapping[str, int] = {}
+        self.far: set[int] = set()
+        self.base = self.end = 0
+        self._facts: dict[int, Facts] = {}
+        self._jumps: dict[int, tuple[Jump, ...]] = {}
+        self._stubs = {leave: self.library.routine(name) for leave, name in STUBS.items()}
+        self._regions = any(fld.formula is Formula.REGION for fld in self.target.fields.values())
+        self.chunks = self._collect()
+        self.bound = self._bound()
+
+    # ---- what belongs to the image
+
+    def _collect(self) -> list[Chunk]:
+        """All pieces, in chunks. From here on the chunks are final, and so is which jump to the next operation goes."""
+        facts = [self._form_facts(op.form) for op in self.program.ops]
+        room = self.target.island if sum(item.size for item in facts) > self.target.island > 0 else 0
+        each = len(self.target.veneer.code) + self.target.veneer.align - 1
+        chunks = [Chunk()]
+        for position, (op, item) in enumerate(zip(self.program.ops, facts, strict=True)):
+            size = item.size + (each * item.veneers if room else 0)
+            if room and chunks[-1].bound + size > room:
+                chunks.append(Chunk())
+            elif self.hot:
+                shorten(self.hot[-1])
+            chunks[-1].bound += size
+            self._add(position, op, item, chunks[-1])
+        chunks.append(self._routine_chunk())
+        outside = 0 if room else each * (len(self.imports) + len(self.routines))
+        for chunk in chunks:
+            chunk.bound += outside
+        return chunks
+
+    def _add(self, position: int, op: Op, facts: Facts, chunk: Chunk) -> None:
+        """The pieces of one operation."""
+        pieces = tuple([Piece(block, position, chunk, len(block.code)) for block in op.form.near.blocks])
+        for piece in pieces:
+            piece.siblings = pieces
+        self.hot.append(pieces[0])
+        chunk.hot.append(pieces[0])
+        chunk.cold += pieces[1:]
+        for leave in facts.leaves:
+            block = self._stubs[leave]
+            stub = Piece(block, position, chunk, len(block.code), STUBS[leave])
+            self.stubs[position, leave] = stub
+            chunk.stubs.append(stub)
+        self._need(facts)
+        for index in facts.literals:
+            self.literals.setdefault(op.values[index], 0)
+        for value in op.values:
+            if isinstance(value, Cell):
+                self.cells.setdefault(value, len(self.cells))
+            elif isinstance(value, Table):
+                self.tables.setdefault(value, 0)
+            elif isinstance(value, Symbol):
+                self.imports[value.name] = None
+
+    def _need(self, facts: Facts) -> None:
+        self.constants |= dict.fromkeys(facts.constants, 0)
+        self.imports |= dict.fromkeys(self.library.imports[index].name for index in facts.imports)
+
+    def _routine_chunk(self) -> Chunk:
+        """The routines that roots, operations and other routines ask for, in the order of the library."""
+        chunk = Chunk()
+        names = self.library.routine_names
+        todo = [names.index(name) for name in self.program.roots]
+        todo += [index for facts in self._facts.values() for index in facts.routines]
+        found: dict[int, Block] = {}
+        while todo:
+            index = todo.pop()
+            if index not in found:
+                found[index] = self.library.routine(names[index])
+                facts = self._block_facts([found[index]])
+                self._need(facts)
+                chunk.bound += facts.size + facts.veneers * (len(self.target.veneer.code) + self.target.veneer.align)
+                todo += facts.routines
+        for index, block in sorted(found.items()):
+            self.routines[index] = Piece(block, -1, chunk, len(block.code), names[index])
+        chunk.hot = list(self.routines.values())
+        return chunk
+
+    def _form_facts(self, form: Form) -> Facts:
+        """Of both variants with their stubs, kept by form."""
+        known = self._facts.get(id(form))
+        if known is None:
+            near = self._block_facts(form.near.blocks)
+            far = self._block_facts(form.far.blocks) if form.far else near
+            known = self._facts[id(form)] = near
+            near.size, near.veneers = max(near.size, far.size), max(near.veneers, far.veneers)
+            stubs = self._block_facts([self._stubs[leave] for leave in near.leaves])
+            near.size, near.veneers = near.size + stubs.size, near.veneers + stubs.veneers
+            near.routines |= stubs.routines
+        return known
+
+    def _block_facts(self, blocks: Iterable[Block]) -> Facts:
+        facts = Facts()
+        kinds: dict[What, dict[int, None]] = {
+            What.ROUTINE: facts.routines, What.DATA: facts.constants, What.LITERAL: facts.literals,
+            What.IMPORT: facts.imports, What.LEAVE: facts.leaves,  # type: ignore[dict-item]
+        }  # fmt: skip
+        for block in blocks:
+            facts.size += len(block.code) + block.align - 1
+            for hole in block.holes:
+                if hole.what in kinds:
+                    kinds[hole.what][Leave(hole.index) if hole.what is What.LEAVE else hole.index] = None
+            for _, _, fld in self._jumps_of(block):
+                facts.veneers += 1
+                facts.reach = min(facts.reach, fld.high, -fld.low)
+        return facts
+
+    def _jumps_of(self, block: Block) -> tuple[Jump, ...]:
+        """The jumps of a block that leave it."""
+        known = self._jumps.get(id(block))
+        if known is None:
+            fields = self.target.fields
+            found = [(number, hole, fields[hole.field]) for number, hole in enumerate(block.holes)]
+            known = self._jumps[id(block)] = tuple(jump for jump in found if jump[2].jump)
+        return known
+
+    def _bound(self) -> int:
+        """Bytes of everything; where chunks stay within regions, the gap before the largest one, for each border."""
+        data = sum(len(c.data) + c.align for c in map(self.library.constant, self.constants))
+        data += 8 + 8 * len(self.literals) + 8 * sum(len(table.labels) for table in self.tables)
+        code = sum(chunk.bound for chunk in self.chunks)
+        borders = 1 + code // (REGION_SIZE // 4) if self._regions else 0
+        return code + data + borders * max(chunk.bound for chunk in self.chunks)
+
+    # ---- where everything lies
+
+    def settle(self, base: int, symbols: Mapping[str, int]) -> None:
+        """Find the layout for a base address: from here on addresses are final. symbols: addresses of `imports`."""
+        self.base, self.symbols = base, symbols
+        self._place()
+        reach = min((facts.reach for facts in self._facts.values()), default=1 << 64)
+        if not self.imports and not self._regions and self.end < reach:
+            return
+        rounds = 0
+        while self._extend(0 if rounds < EXACT_ROUNDS else 16 << rounds):
+            self._place()
+            rounds += 1
+
+    def _place(self) -> None:
+        """Give every piece its address under the present choice of variants and veneers."""
+        address = self.base
+        for chunk in self.chunks:
+            if self._regions and address // REGION_SIZE != (address + chunk.bound) // REGION_SIZE:
+                address = align(address, REGION_SIZE)
+            for piece in chunk.pieces():
+                if piece.block.align > 1:
+                    address = align(address, piece.block.align)
+                piece.address = address
+                address += piece.keep
+        self.end = self._place_data(address) - self.base
+
+    def _place_data(self, address: int) -> int:
+        """Constants by falling alignment, then literals, then tables."""
+        for index in sorted(self.constants, key=lambda i: -self.library.constant(i).align):
+            constant = self.library.constant(index)
+            address = align(address, constant.align)
+            self.constants[index] = address
+            address += len(constant.data)
+        address = align(address, 8)
+        for value in self.literals:
+            self.literals[value] = address
+            address += 8
+        for table in self.tables:
+            self.tables[table] = address
+            address += 8 * len(table.labels)
+        return address
+
+    # ---- what does not reach
+
+    def _extend(self, margin: int) -> bool:
+        """Lengthen what does not reach, or does so by less than `margin` bytes; whether anything changed."""
+        changed = False
+        for chunk in self.chunks:
+            for piece in (*chunk.hot, *chunk.cold, *chunk.stubs):
+                for number, hole, fld in self._jumps_of(piece.block):
+                    if hole.offset >= piece.keep or piece.detours and number in piece.detours:
+                        continue
+                    goal = self.goal(piece, hole)
+                    s = goal if isinstance(goal, int) else goal.address
+                    value = fld.value(s, hole.addend, piece.address + hole.place)
+                    if not (fld.low + margin <= value <= fld.high - margin) and self._lengthen(piece, number, hole, goal):
+                        changed = True
+                        if piece.detours is None:
+                            break  # its block is another one now: the next round looks at it
+        return changed
+
+    def _lengthen(self, piece: Piece, number: int, hole: Hole, goal: Goal) -> bool:
+        """Take the far variant of an operation, or a veneer. False where neither helps: the final check tells."""
+        form = self.program.ops[piece.op].form if piece.siblings else None
+        if form and form.far and piece.op not in self.far:
+            self.far.add(piece.op)
+            for sibling, block in zip(piece.siblings, form.far.blocks, strict=True):
+                sibling.block, sibling.keep, sibling.detours = block, len(block.code), None
+            if piece.siblings[0].falls:
+                shorten(piece.siblings[0])
+            return True
+        if not isinstance(goal, int) and goal.chunk is piece.chunk:
+            return False
+        veneer = piece.chunk.veneers.get(goal)
+        if veneer is None:
+            block = self.target.veneer
+            veneer = piece.chunk.veneers[goal] = Piece(block, -1, piece.chunk, len(block.code), "veneer", goal=goal)
+        if piece.detours is None:
+            piece.detours = {}
+        piece.detours[number] = veneer
+        return True
+
+    def goal(self, piece: Piece, hole: Hole) -> Goal:
+        """Where a hole that means a place in code goes."""
+        match hole.what:
+            case What.TARGET:
+                value = self.program.ops[piece.op].values[hole.index]
+                if isinstance(value, Label):
+                    return self.hot[value.position or 0]  # Program.check has seen that it is bound
+                assert isinstance(value, Symbol)  # the assembler takes nothing else
+                return self.symbols[value.name]
+            case What.NEXT:
+                return self.hot[piece.op + 1]
+            case What.BLOCK:
+                return piece.siblings[hole.index]
+            case What.LEAVE:
+                return self.stubs[piece.op, hole.index]
+            case What.ROUTINE:
+                return self.routines[hole.index]
+            case _:
+                return self.symbols[self.library.imports[hole.index].name]
+
+
+def shorten(piece: Piece) -> None:
+    """Leave out the jump to the next operation."""
+    piece.falls = True
+    piece.keep = len(piece.block.code) - piece.block.tail
+
+
+def align(address: int, alignment: int) -> int:
+    return (address + alignment - 1) & -alignment

@@ -1,0 +1,248 @@
+"""The unedited template of every stencil, patched by us, against ld.lld.
+
+The objects that the builder assembled are placed by us: a random base, the stencils in random order, random gaps.
+Every symbol that a section names gets a random value within the range that its operand is said to take and that the
+section's jumps reach, so that it is another one in every section. lld links that once a round for all stencils, and
+each section's bytes must be those of our Block with its holes filled by `Field.write`.
+
+Two rules differ, and are applied to the values that lld is given:
+* `lui` + `addiw` takes each value of 32 bits modulo 2^32; lld thinks of `addi` and refuses the upper ones. It gets
+  the congruent negative value.
+* lld merges equal constants; -O0 lets each one stay where its section says.
+"""
+
+from __future__ import annotations
+
+import io
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from elftools.elf.elffile import ELFFile
+
+from cnp.library import Library
+from cnp.stencil import Accept, Block, Hole, Leave, What
+from cnp.target import REGION_SIZE, Field, Formula, Target
+from cnp.build.driver import Made
+from tests.oracle_build import EVERYTHING, OPS, TARGETS, made, tools
+from tests.oracle_elf import bind, code_sections, section_bytes, undefined
+
+ROUNDS = 20
+WORD = 1 << 64
+
+
+@dataclass(frozen=True)
+class Template:
+    """A section and the block that was read in it. siblings: sections of the same stencil, by block number."""
+
+    section: str
+    block: Block
+    accepts: tuple[Accept, ...]
+    siblings: tuple[str, ...]
+
+
+def templates(built: Made, library: Library) -> dict[str, Template]:
+    """Every block by its section: both variants of all stencils, all routines. The library holds the same ones,
+    without those stencils that no operand would choose."""
+    accepts = {form.near: form.accepts for name in library.operations for form in library[name].forms}
+    assert set(accepts) <= set(built.extracted.stencils.values())
+    found: dict[str, Template] = {}
+    for key, stencil in built.extracted.stencils.items():
+        parts = tuple(f"cnp.{part}.{key}" for part in ("hot", "cold"))
+        near = built.extracted.stencils[key.removesuffix(".far")]
+        for section, block in zip(parts, stencil.blocks, strict=False):
+            found[section] = Template(section, block, accepts.get(near, ()), parts)
+    for name in library.routine_names:
+        found[f".text.{name}"] = Template(f".text.{name}", library.routine(name), (), ())
+    return found
+
+
+def symbol_name(library: Library, hole: Hole) -> str:
+    """The symbol in the object that a hole stands for; "" for what the object defines itself."""
+    match hole.what:
+        case What.OPERAND:
+            return f"cnp.{hole.index}"
+        case What.TARGET:
+            return f"cnp.target.{hole.index}"
+        case What.LITERAL:
+            return f"cnp.{hole.index}.lit"
+        case What.NEXT:
+            return "cnp.next"
+        case What.POSITION:
+            return "cnp.position"
+        case What.LEAVE:
+            return f"cnp.leave.{Leave(hole.index).name.lower()}"
+        case What.IMPORT:
+            return library.imports[hole.index].name
+    return ""
+
+
+# ---- places and values
+
+
+def placing(sizes: dict[str, tuple[int, int]], target: Target, dice: random.Random) -> dict[str, int]:
+    """An address for each section: the parts of a stencil together, everything else in random order."""
+    groups: dict[str, list[str]] = {}
+    for name in sizes:
+        groups.setdefault(name.replace("cnp.cold.", "cnp.hot."), []).append(name)
+    order = list(groups.values())
+    dice.shuffle(order)
+    address = dice.randrange(1 << dice.choice((20, 28, 31, 40, 47))) + 0x10000 & -0x1000
+    places = {}
+    for group in order:
+        address += dice.randrange(64) * 16
+        for name in dice.sample(group, len(group)):
+            address += dice.randrange(8) * 16
+            address = -(-address // max(sizes[name][1], 1)) * max(sizes[name][1], 1)
+            places[name] = address
+            address += sizes[name][0]
+    return places
+
+
+def region_safe(places: dict[str, int]) -> bool:
+    """Whether jumps that stay within a region reach all sections."""
+    return min(places.values()) // REGION_SIZE == (max(places.values()) + (1 << 16)) // REGION_SIZE
+
+
+def limits(fld: Field, hole: Hole, start: int) -> tuple[int, int]:
+    """The values of S for which a hole of a block at `start` is in range."""
+    p = start + hole.place
+    if fld.formula is Formula.ABSOLUTE:
+        return fld.low - hole.addend, fld.high - hole.addend
+    if fld.formula is Formula.REGION:
+        region = p + 4 & -REGION_SIZE
+        return region, region + REGION_SIZE - 4
+    edge = 0x1000 if fld.formula is Formula.PAGE else 0
+    return max(0, fld.low - hole.addend + p + edge), min(fld.high - hole.addend + p - edge, WORD - 1)
+
+
+def choose(library: Library, template: Template, name: str, start: int, dice: random.Random) -> int:
+    """A random value of a symbol that all holes which name it can take."""
+    fields = library.target.fields
+    holes = [hole for hole in template.block.holes if symbol_name(library, hole) == name]
+    low, high, step = -(1 << 63), WORD - 1, 1
+    for hole in holes:
+        first, last = limits(fields[hole.field], hole, start)
+        low, high, step = max(low, first), min(high, last), max(step, fields[hole.field].align)
+    if holes[0].what is What.OPERAND and template.accepts:
+        accepted = template.accepts[holes[0].index]
+        low, high = max(low, accepted.low), min(high, accepted.high)
+    if holes[0].what is What.POSITION:
+        low, high = 0, (1 << 32) - 1
+    if holes[0].what is What.LITERAL:
+        step = 8
+    assert low <= high, (template.section, name)
+    value = dice.choice((low, high, dice.randint(low, high), dice.randint(low, high), max(low, min(high, dice.randint(-300, 300)))))
+    phase = next((start + h.place - h.addend for h in holes if fields[h.field].formula is Formula.RELATIVE), -holes[0].addend)
+    value -= (value - phase) % step if step > 1 and not any(fields[h.field].formula is Formula.PAGE for h in holes) else value % step
+    return value if value >= low else value + step
+
+
+# ---- both ways
+
+
+def patched(library: Library, template: Template, places: dict[str, int], values: dict[tuple[str, str], int], constants: list[int]) -> bytes:
+    """A template with its holes filled by us."""
+    code, start = bytearray(template.block.code), places[template.section]
+    for hole in template.block.holes:
+        if name := symbol_name(library, hole):
+            s = values[template.section, name]
+        elif hole.what is What.BLOCK:
+            s = places[template.siblings[hole.index]]
+        elif hole.what is What.ROUTINE:
+            s = places[f".text.{library.routine_names[hole.index]}"]
+        else:
+            s = constants[hole.index]
+        fld = library.target.fields[hole.field]
+        value = fld.value(s, hole.addend, start + hole.place)
+        assert fld.fits(value), (template.section, hole, value)
+        fld.write(code, hole.offset, value, library.target.byteorder)
+    return bytes(code)
+
+
+def constant_places(built: Made, library: Library, places: dict[str, int]) -> list[int]:
+    """Where each constant of the library lies: in the section that holds its bytes."""
+    found: dict[int, set[int]] = {}
+    count = len(built.extracted.constants)
+    for image in built.objects:
+        for section in ELFFile(io.BytesIO(image)).iter_sections():
+            if section.name in places and section.name.startswith(".rodata"):
+                for index in range(count):
+                    constant = library.constant(index)
+                    data = section.data()
+                    at = [n for n in range(0, len(data), len(constant.data)) if data[n : n + len(constant.data)] == constant.data]
+                    if constant.align == max(1, section["sh_addralign"]) and at:
+                        found.setdefault(index, set()).add(places[section.name] + at[0])
+    assert all(len(found[index]) == 1 for index in range(count)), "a constant lies in two sections: which one is meant?"
+    return [found[index].pop() for index in range(count)]
+
+
+def link(objects: list[bytes], places: dict[str, int], target: Target, folder: Path) -> dict[str, tuple[int, bytes]]:
+    """lld's answer: section -> (address, bytes)."""
+    lines = [f'  "{name}" {address:#x} : {{ *("{name}") }}' for name, address in sorted(places.items(), key=lambda item: item[1])]
+    script = folder / "script.ld"
+    script.write_text("SECTIONS {\n" + "\n".join(lines) + "\n  /DISCARD/ : { *(.eh_frame .note* .comment .llvm_addrsig) }\n}\n")
+    files = []
+    for number, image in enumerate(objects):
+        files.append(folder / f"{number}.o")
+        files[-1].write_bytes(image)
+    out = folder / "linked"
+    tools().link(*target.lld, "-O0", "--no-relax", "-e", "0", "-T", script, *files, "-o", out)
+    return section_bytes(out.read_bytes(), set(places))
+
+
+def lld_values(library: Library, found: dict[str, Template], values: dict[tuple[str, str], int]) -> dict[tuple[str, str], int]:
+    """The values that lld is given for ours: those of `lui` pairs congruent modulo 2^32."""
+    given = dict(values)
+    for section, template in found.items():
+        for hole in template.block.holes:
+            fld = library.target.fields[hole.field]
+            if fld.formula is Formula.ABSOLUTE and fld.carry and fld.high == (1 << 32) - 1:
+                key = (section, symbol_name(library, hole))
+                given[key] = (values[key] + (1 << 31) + 0x800) % (1 << 32) - (1 << 31) - 0x800
+    return given
+
+
+def differences(source: Path, name: str, folder: Path) -> Iterator[tuple[int, str]]:
+    """(round, section) wherever lld's bytes are not ours."""
+    built = made(source, name)
+    library = Library(built.file)
+    found = templates(built, library)
+    sizes = {section: size for image in built.objects for section, size in code_sections(image).items()}
+    assert set(found) == {section for section in sizes if not section.startswith(".rodata")}
+    wanted = {key for image in built.objects for key in undefined(ELFFile(io.BytesIO(image))) if key[0] in found}
+    dice = random.Random(f"{source.name} {name}")
+    for number in range(ROUNDS):
+        places = placing(sizes, library.target, dice)
+        while any(f.formula is Formula.REGION for f in library.target.fields.values()) and not region_safe(places):
+            places = placing(sizes, library.target, dice)
+        values = {(section, symbol): choose(library, found[section], symbol, places[section], dice) for section, symbol in sorted(wanted)}
+        given = lld_values(library, found, values)
+        linked = link([bind(image, given) for image in built.objects], places, library.target, folder)
+        constants = constant_places(built, library, places)
+        for section, template in found.items():
+            address, theirs = linked[section]
+            assert address == places[section]
+            if patched(library, template, places, values, constants) != theirs:
+                yield number, section
+
+
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("source", [EVERYTHING, OPS], ids=lambda path: path.stem)
+def test_templates_against_lld(source: Path, name: str, tmp_path: Path) -> None:
+    assert list(differences(source, name, tmp_path)) == []
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_the_comparison_sees_a_wrong_template(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jumps that miss by four bytes, and the judge speaks."""
+    right = Field.write
+
+    def wrong(self: Field, code: bytearray, offset: int, value: int, byteorder: str) -> None:
+        right(self, code, offset, value + 4 * (self.jump and offset > 0), byteorder)
+
+    monkeypatch.setattr(Field, "write", wrong)
+    monkeypatch.setattr("tests.test_lld.ROUNDS", 1)
+    assert list(differences(EVERYTHING, name, tmp_path))
