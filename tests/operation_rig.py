@@ -21,8 +21,8 @@ from typing import Any, Literal, NamedTuple
 from cnp import slot
 from cnp.assembler import Slot
 from cnp.library import Library
-from reference import ANY_NAN, LOADS, MASK64, STORES, Number, Reference, Trap, edge_words, hole_values, hole_word
-from reference import is_nan, references, width
+from tests.reference import ANY_NAN, LOADS, MASK64, STORES, Number, Reference, Trap, edge_words, hole_values, hole_word
+from tests.reference import is_nan, references, width
 
 IN, OUT, END, BASE, SPARE = (slot(8 * number) for number in range(5))
 NEAR, FAR = 64, 70000  #: where operands lie: in every short form's reach, in none's

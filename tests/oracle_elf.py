@@ -16,7 +16,7 @@ from elftools.elf.relocation import RelocationSection
 from elftools.elf.sections import SymbolTableSection
 
 ABSOLUTE = 0xFFF1
-GLOBAL, LOCAL = 1 << 4, 0
+GLOBAL, WEAK = 1 << 4, 2 << 4
 SYMBOL_SIZE = 24
 MIPS = "EM_MIPS"
 
@@ -36,8 +36,9 @@ def undefined(elf: ELFFile) -> set[tuple[str, str]]:
     return found
 
 
-def bind(image: bytes, values: Values) -> bytes:
-    """The object with its undefined symbols bound. KeyError for one that has no value."""
+def bind(image: bytes, values: Values, prefix: str) -> bytes:
+    """The object with its undefined symbols bound; the new ones are named `prefix`.1 …. KeyError for one that has no
+    value."""
     elf, out = ELFFile(io.BytesIO(image)), bytearray(image)
     order = "<" if elf.little_endian else ">"
     table = next(s for s in elf.iter_sections() if isinstance(s, SymbolTableSection))
@@ -59,20 +60,22 @@ def bind(image: bytes, values: Values) -> bytes:
                 high_first = elf["e_machine"] == MIPS or not elf.little_endian
                 place = section["sh_offset"] + number * section["sh_entsize"] + (8 if high_first else 12)
                 struct.pack_into(order + "I", out, place, numbers[key])
-    return bytes(name_symbols(out, elf, table, extra, order))
+    return bytes(name_symbols(out, elf, table, extra, order, prefix))
 
 
-def name_symbols(out: bytearray, elf: ELFFile, table: SymbolTableSection, extra: bytes, order: str) -> bytearray:
-    """Append the longer symbol table and its names; the old undefined symbols become local absolute zeros."""
+def name_symbols(
+    out: bytearray, elf: ELFFile, table: SymbolTableSection, extra: bytes, order: str, prefix: str
+) -> bytearray:
+    """Append the longer symbol table and its names; the old undefined symbols become weak ones that nothing names."""
     old = bytearray(out[table["sh_offset"] : table["sh_offset"] + table["sh_size"]])
     for number, symbol in enumerate(table.iter_symbols()):
         if number and symbol["st_shndx"] == "SHN_UNDEF":
-            struct.pack_into(order + "H", old, number * SYMBOL_SIZE + 6, ABSOLUTE)
+            old[number * SYMBOL_SIZE + 4] = WEAK
     new = bytearray(old + extra)
     strings = bytearray(elf.get_section(table["sh_link"]).data())
     for number in range(table.num_symbols(), len(new) // SYMBOL_SIZE):
         struct.pack_into(order + "I", new, number * SYMBOL_SIZE, len(strings))
-        strings += f"judge.{number}\0".encode()
+        strings += f"{prefix}.{number}\0".encode()
     for index, data in ((table["sh_link"], strings), (section_number(elf, table), new)):
         out += bytes(-len(out) % 8)
         header = elf["e_shoff"] + index * elf["e_shentsize"]

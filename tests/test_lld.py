@@ -220,7 +220,7 @@ def differences(source: Path, name: str, folder: Path) -> Iterator[tuple[int, st
             places = placing(sizes, library.target, dice)
         values = {(section, symbol): choose(library, found[section], symbol, places[section], dice) for section, symbol in sorted(wanted)}
         given = lld_values(library, found, values)
-        linked = link([bind(image, given) for image in built.objects], places, library.target, folder)
+        linked = link([bind(image, given, f"object{n}") for n, image in enumerate(built.objects)], places, library.target, folder)
         constants = constant_places(built, library, places)
         for section, template in found.items():
             address, theirs = linked[section]

@@ -258,19 +258,16 @@ def is_cold(target: str, cold: Iterable[str]) -> bool:
 
 
 def straighten(nodes: dict[str, Node], cold: set[str], syntax: Syntax) -> None:
-    """Turn branches around so that what is near falls through: blocks of the stencil before NEXT, NEXT before labels,
-    labels (a branch reaches them itself) before what is cold."""
+    """Turn branches around so that what is near falls through: hot blocks of the stencil before NEXT, NEXT before what
+    is cold, and that before labels, which a branch reaches by itself."""
 
     def distance(target: str) -> int:
-        return 0 if target in nodes else 1 if target == NEXT else 2
+        if is_cold(target, cold):
+            return 2
+        return 0 if target in nodes else 1 if target == NEXT else 3
 
     for name, node in nodes.items():
-        if not (node.branch and node.then) or name in cold:
-            continue
-        to_next = distance(node.branch.target) < distance(node.then) and node.branch.target not in cold
-        to_cold = is_cold(node.then, cold) and node.branch.target in nodes and node.branch.target not in cold
-        to_label = is_cold(node.branch.target, cold) and distance(node.then) == 2 and not is_cold(node.then, cold)
-        if to_next or to_cold or to_label:
+        if node.branch and node.then and name not in cold and distance(node.branch.target) < distance(node.then):
             invert(node.branch, syntax)
             node.branch.target, node.then = node.then, node.branch.target
 
