@@ -39,10 +39,10 @@ test: test-sources test-wheel
 test-sources: stencils emulators
 	$(BIN)/python -m pytest -q -n $(JOBS) $(PYTEST_ARGS)
 
-# The wheel in an environment of its own, the tests in a folder of their own: no source can be imported.
+# sdist, wheel of the sdist; the wheel in an environment and the tests in a folder of their own: no source is in reach.
 test-wheel: $(BIN)/.installed emulators
-	rm -rf $(WHEEL)
-	$(BIN)/python $(PIP) wheel --no-deps --wheel-dir $(WHEEL) .
+	rm -rf $(WHEEL) && mkdir -p $(WHEEL)
+	$(BIN)/python -m build --outdir $(WHEEL) . >$(WHEEL)/log 2>&1 || { tail -n 40 $(WHEEL)/log; exit 1; }
 	$(call make_venv,$(WHEEL)/venv)
 	$(WHEEL)/venv/bin/python $(PIP) install "$$(echo $(WHEEL)/cnp-*.whl)[test]"
 	@away=$$(mktemp -d); trap 'rm -rf "$$away"' EXIT; \

@@ -111,9 +111,15 @@ CNP_INLINE cnp_word cnp_call(cnp_state *s, cnp_func function, void *base);
         cnp_result.value;                                                         \
     })
 
-/* ---- bits of floats, as they lie in words */
-CNP_INLINE f64 cnp_f64(u64 bits) { f64 value; __builtin_memcpy(&value, &bits, 8); return value; }
-CNP_INLINE f32 cnp_f32(u32 bits) { f32 value; __builtin_memcpy(&value, &bits, 4); return value; }
+/* ---- bits of floats, as they lie in words. Where a machine's negation is arithmetic, which need not flip the sign of a
+ * NaN (its target's flags say so), clang must not see that a sign is flipped: it would use that instruction. */
+#ifdef CNP_NEGATION_IS_ARITHMETIC
+#define CNP_OPAQUE(bits) __asm__("" : "+r"(bits));
+#else
+#define CNP_OPAQUE(bits)
+#endif
+CNP_INLINE f64 cnp_f64(u64 bits) { CNP_OPAQUE(bits) f64 value; __builtin_memcpy(&value, &bits, 8); return value; }
+CNP_INLINE f32 cnp_f32(u32 bits) { CNP_OPAQUE(bits) f32 value; __builtin_memcpy(&value, &bits, 4); return value; }
 CNP_INLINE u64 cnp_bits_f64(f64 value) { u64 bits; __builtin_memcpy(&bits, &value, 8); return bits; }
 CNP_INLINE u32 cnp_bits_f32(f32 value) { u32 bits; __builtin_memcpy(&bits, &value, 4); return bits; }
 

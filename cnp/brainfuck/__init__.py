@@ -73,6 +73,11 @@ class Compiler:
         self.asm.bind(behind)
 
     def segment(self, segment: Segment) -> None:
+        match segment.steps:
+            case [Bounds(trail)] if trail[-1][0] == segment.move and extent(trail) in ((0, segment.move), (segment.move, 0)):
+                op = self.asm.op("step_right" if segment.move > 0 else "step_left", segment.move)
+                self.marks[op] = trail
+                return
         for step in segment.steps:
             if isinstance(step, Bounds):
                 self.reach(step.trail)
@@ -89,10 +94,10 @@ class Compiler:
 
     def reach(self, trail: list[tuple[int, int]]) -> None:
         """Check the ends of where the pointer goes; it starts on the tape."""
-        least, most = min(offset for offset, _ in trail), max(offset for offset, _ in trail)
-        if least >= 0:
+        least, most = extent(trail)
+        if least == 0:
             op = self.asm.op("reach_right", most)
-        elif most <= 0:
+        elif most == 0:
             op = self.asm.op("reach_left", least)
         else:
             op = self.asm.op("reach_both", least, most)
@@ -112,6 +117,11 @@ class Compiler:
                 self.asm.op("multiply", loop.at, loop.at + offset, factor)
         self.asm.op("clear", loop.at)
         self.asm.bind(behind)
+
+
+def extent(trail: list[tuple[int, int]]) -> tuple[int, int]:
+    """How far left and right of where it begins the pointer goes."""
+    return min(0, *(offset for offset, _ in trail)), max(0, *(offset for offset, _ in trail))
 
 
 def run(

@@ -13,15 +13,18 @@
 extern i64 cnp_host_putc(i64 byte);
 extern i64 cnp_host_getc(void);
 
-#define CHECK(fine) return unlikely(!(fine)) ? TRAP(CNP_TRAP_OUT_OF_BOUNDS) : NEXT
+#define CHECK(fine) { return unlikely(!(fine)) ? TRAP(CNP_TRAP_OUT_OF_BOUNDS) : NEXT; }
 
 CNP_OP(start) { s->fuel = CNP_CONTEXT->fuel; return NEXT; }
 CNP_OP(stop) { return RETURN; }
 
 /* ---- does the pointer stay on the tape? */
-CNP_OP(reach_left, imm(disp, least)) { CHECK(s->p + least >= s->low); }
-CNP_OP(reach_right, imm(disp, most)) { CHECK(s->p + most < s->high); }
-CNP_OP(reach_both, imm(disp, least), imm(disp, most)) { CHECK(s->p + least >= s->low && s->p + most < s->high); }
+CNP_OP(reach_left, imm(disp, least)) CHECK(s->p + least >= s->low)
+CNP_OP(reach_right, imm(disp, most)) CHECK(s->p + most < s->high)
+CNP_OP(reach_both, imm(disp, least), imm(disp, most)) CHECK(s->p + least >= s->low && s->p + most < s->high)
+#define STEP(fine) { u8 *p = s->p + distance; if (unlikely(!(fine))) return TRAP(CNP_TRAP_OUT_OF_BOUNDS); s->p = p; return NEXT; }
+CNP_OP(step_left, imm(disp, distance)) STEP(p >= s->low)
+CNP_OP(step_right, imm(disp, distance)) STEP(p < s->high)
 
 /* ---- straight code */
 CNP_OP(move, imm(disp, distance)) { s->p += distance; return NEXT; }

@@ -123,7 +123,7 @@ def plan_of(options: argparse.Namespace) -> Plan:
 
 @contextlib.contextmanager
 def progress(total: int) -> Iterator[Callable[[Outcome], None]]:
-    """What to call with each outcome: a bar on a terminal, a line for each where there is none or rich is missing."""
+    """What to call with each outcome: moves a bar on a terminal, prints lines elsewhere and where rich is missing."""
     try:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -145,8 +145,9 @@ def title(outcome: Outcome) -> str:
 
 
 def say(outcome: Outcome) -> None:
-    """One plain line, where there is no terminal."""
-    print(f"{title(outcome)}: {outcome.state} ({outcome.seconds:.1f} s)", file=sys.stderr, flush=True)
+    """One plain line where there is no terminal, for what took its time."""
+    if outcome.state != FRESH:
+        print(f"{title(outcome)}: {outcome.state} ({outcome.seconds:.1f} s)", file=sys.stderr, flush=True)
 
 
 def table(outcomes: Sequence[Outcome]) -> list[str]:

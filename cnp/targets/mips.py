@@ -183,6 +183,7 @@ def make(byteorder: str) -> Target:
         cflags=(
             "-march=mips64r2", "-mabi=64", "-mno-abicalls", "-fno-pic", "-G0", "-mlong-calls", "-mnan=legacy",
             "-mno-madd4",  # some processors fuse it, others not
+            "-DCNP_NEGATION_IS_ARITHMETIC",  # neg.d of a NaN is an invalid operation before release 5
             "-mno-check-zero-division",  # a body says itself what happens
             "-Wno-ignored-attributes",  # short_call, where a type of function is named
         ),

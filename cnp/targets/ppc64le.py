@@ -62,7 +62,6 @@ FIELDS = {
     "highest": Field(2, ABSOLUTE, ((48, 16, 0),)),
     # Halves above a signed low one, which is below zero half of the time: they make up for it in advance.
     "ha": Field(2, ABSOLUTE, ((16, 16, 0),), SIGNED32[0] - 0x8000, SIGNED32[1] - 0x8000, carry=0x8000),
-    "higha": Field(2, ABSOLUTE, ((16, 16, 0),), carry=0x8000),
     "highera": Field(2, ABSOLUTE, ((32, 16, 0),), carry=0x8000),
     "highesta": Field(2, ABSOLUTE, ((48, 16, 0),), carry=0x8000),
     "rel24": Field(4, RELATIVE, ((2, 24, 2),), -(1 << 25), (1 << 25) - 4, align=4, jump=True),
@@ -85,7 +84,6 @@ RELOCATIONS = {
     56: (Piece("disp16ds"),),  # R_PPC64_ADDR16_DS
     57: (Piece("lods"),),  # R_PPC64_ADDR16_LO_DS
     110: (Piece("high"),),  # R_PPC64_ADDR16_HIGH
-    111: (Piece("higha"),),  # R_PPC64_ADDR16_HIGHA
 }
 
 PRELUDE = r"""
@@ -157,6 +155,7 @@ TOC_HIGH = re.compile(r" addis (%r\d+), %r2, (.+)@toc@ha$")
 HELPER_CALL = re.compile(r" bl (?!cnp\.)([\w.$]+)$")
 CONDITION = re.compile(r" bc (12|4), (.+)$")
 
+# Of the third part @higha would say the same as @high with the carry added; lld does not know its relocation.
 ADDRESS_HIGH = "\tlis {0}, {1}@highesta\n\tori {0}, {0}, {1}@highera\n\tsldi {0}, {0}, 32\n\toris {0}, {0}, {1}@high+0x8000"
 CALL = (
     "\tlis %r12, {0}@highest\n\tori %r12, %r12, {0}@higher\n\tsldi %r12, %r12, 32\n"

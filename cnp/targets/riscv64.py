@@ -13,8 +13,7 @@ What is odd about it
 * Immediates of 64 bits and addresses would take up to eight instructions; they are one load from the literal pool.
 * Half of the instructions have a form of two bytes, which reaches next to nothing; and the assembler turns a
   conditional branch to a symbol into one around a jump, silently. `.option exact` forbids both: what leaves its
-  section is a branch of four bytes (±4 KiB) or a jump of four (±1 MiB). (A clang before 20 does not know the option
-  and warns; its code is longer and as right.)
+  section is a branch of four bytes (±4 KiB) or a jump of four (±1 MiB).
 * Linker relaxation deletes bytes: -mno-relax; R_RISCV_RELAX and R_RISCV_ALIGN are not in the table.
 * The C convention hands over eight integers. `fastcc`, LLVM's own, hands over a0-a7 t3 t4 t5 t6 and twenty floats,
   fa0-fa7 ft0-ft11, and callers keep none of them; C has no name for it, so the IR is rewritten.
