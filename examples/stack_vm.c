@@ -64,13 +64,13 @@ CNP_OP(div) {
 CNP_OP(lt)                                           { s->tos = (i64)*--s->sp < (i64)s->tos; return NEXT; }
 
 /* to = from + k; with `to` a slot of a callee, it passes an argument */
-CNP_OP_SLOW(add_local, slot(i64, to), slot(i64, from), imm(i32, k)) {
+CNP_OP_SLOW(add_local, slot(i64, to), slot(i64, from), imm(disp, k)) {
     i64 result;
-    if (unlikely(__builtin_add_overflow(*from, (i64)k, &result))) return SLOW;
+    if (unlikely(__builtin_add_overflow(*from, k, &result))) return SLOW;
     *to = result;
     return NEXT;
 }
-CNP_SLOW(add_local, slot(i64, to), slot(i64, from), imm(i32, k)) {
+CNP_SLOW(add_local, slot(i64, to), slot(i64, from), imm(disp, k)) {
     *to = vm_overflow(s->vm, 0, *from, k);
     return NEXT;
 }
@@ -84,7 +84,7 @@ CNP_OP(jump_if_less, label(to)) {
     s->tos = *s->sp;
     return a < b ? JUMP(to) : NEXT;
 }
-CNP_OP(jump_if_local_less, slot(i64, x), imm(i32, k), label(to)) { return *x < k ? JUMP(to) : NEXT; }
+CNP_OP(jump_if_local_less, slot(i64, x), imm(disp, k), label(to)) { return *x < k ? JUMP(to) : NEXT; }
 CNP_OP(jump_table, table(cases), imm(u32, count)) {
     u64 i = s->tos;
     if (i >= count) return TRAP(CNP_TRAP_INDIRECT);

@@ -5,10 +5,12 @@ Every symbol that a section names gets a random value within the range that its 
 section's jumps reach, so that it is another one in every section. lld links that once a round for all stencils, and
 each section's bytes must be those of our Block with its holes filled by `Field.write`.
 
-Two rules differ, and are applied to the values that lld is given:
+What differs:
 * `lui` + `addiw` takes each value of 32 bits modulo 2^32; lld thinks of `addi` and refuses the upper ones. It gets
   the congruent negative value.
-* lld merges equal constants; -O0 lets each one stay where its section says.
+* lld merges equal constants; -O0 lets each one stay where its section says. Those of an object are not distinct, ours
+  are: lld may take any place that holds the same bytes.
+* To lld a PowerPC function at address 0 is one that does not exist, and a branch to it goes nowhere.
 """
 
 from __future__ import annotations
@@ -114,7 +116,7 @@ def limits(fld: Field, hole: Hole, start: int) -> tuple[int, int]:
         region = p + 4 & -REGION_SIZE
         return region, region + REGION_SIZE - 4
     edge = 0x1000 if fld.formula is Formula.PAGE else 0
-    return max(0, fld.low - hole.addend + p + edge), min(fld.high - hole.addend + p - edge, WORD - 1)
+    return max(16, fld.low - hole.addend + p + edge), min(fld.high - hole.addend + p - edge, WORD - 1)
 
 
 def choose(library: Library, template: Template, name: str, start: int, dice: random.Random) -> int:
@@ -142,7 +144,12 @@ def choose(library: Library, template: Template, name: str, start: int, dice: ra
 # ---- both ways
 
 
-def patched(library: Library, template: Template, places: dict[str, int], values: dict[tuple[str, str], int], constants: dict[int, int]) -> bytes:
+Values = dict[tuple[str, str], int]  #: (section, symbol) -> value
+
+
+def patched(
+    library: Library, template: Template, places: dict[str, int], values: Values, constants: dict[int, int]
+) -> bytes:
     """A template with its holes filled by us."""
     code, start = bytearray(template.block.code), places[template.section]
     for hole in template.block.holes:
@@ -155,24 +162,45 @@ def patched(library: Library, template: Template, places: dict[str, int], values
             s = places[template.siblings[hole.index]]
         else:
             s = constants[hole.index]
-        fld = library.target.fields[hole.field]
-        value = fld.value(s, hole.addend, start + hole.place)
-        assert fld.fits(value), (template.section, hole, value)
-        fld.write(code, hole.offset, value, library.target.byteorder)
+        fill(library, code, hole, s, start)
     return bytes(code)
 
 
-def constant_places(built: Made, image: bytes, places: dict[str, int]) -> dict[int, int]:
-    """Where each constant lies that an object has: in the section that holds its bytes."""
+def fill(library: Library, code: bytearray, hole: Hole, s: int, start: int) -> None:
+    """The hole of a block at `start`, checked."""
+    fld = library.target.fields[hole.field]
+    value = fld.value(s, hole.addend, start + hole.place)
+    assert fld.fits(value), (hole, value)
+    fld.write(code, hole.offset, value, library.target.byteorder)
+
+
+def constants_of(
+    library: Library, template: Template, start: int, theirs: bytes, copies: dict[int, list[int]]
+) -> dict[int, int]:
+    """Which copy of each constant a section reads: one to which all of lld's holes lead, if there is one."""
     found: dict[int, int] = {}
+    for index in {hole.index for hole in template.block.holes if hole.what is What.DATA}:
+        for copy in copies[index]:
+            code = bytearray(theirs)
+            for hole in template.block.holes:
+                if hole.what is What.DATA and hole.index == index:
+                    fill(library, code, hole, copy, start)
+            if code == theirs:
+                found[index] = copy
+        found.setdefault(index, copies[index][0])
+    return found
+
+
+def constant_places(built: Made, image: bytes, places: dict[str, int]) -> dict[int, list[int]]:
+    """Where the copies of each constant lie that an object has: in the sections that hold its bytes."""
+    found: dict[int, list[int]] = {}
     for section in ELFFile(io.BytesIO(image)).iter_sections():
         for index, constant in enumerate(built.extracted.constants):
             if section.name in places and section.name.startswith(".rodata") and constant.align == section["sh_addralign"]:
                 data, step = section.data(), len(constant.data)
                 at = [n for n in range(0, len(data), step) if data[n : n + step] == constant.data]
-                if at and (step == section["sh_entsize"] or step == len(data)):
-                    assert index not in found, "a constant lies in two sections: which one is meant?"
-                    found[index] = places[section.name] + at[0]
+                if step == section["sh_entsize"] or step == len(data):
+                    found.setdefault(index, []).extend(places[section.name] + offset for offset in at)
     return found
 
 
@@ -187,7 +215,7 @@ def link(image: bytes, places: dict[str, int], target: Target, folder: Path) -> 
     return section_bytes(out.read_bytes(), set(places))
 
 
-def lld_values(library: Library, found: dict[str, Template], values: dict[tuple[str, str], int]) -> dict[tuple[str, str], int]:
+def lld_values(library: Library, found: dict[str, Template], values: Values) -> Values:
     """The values that lld is given for ours: those of `lui` pairs congruent modulo 2^32."""
     given = dict(values)
     for section, template in found.items():
@@ -229,10 +257,11 @@ def one_round(
     wanted = sorted(key for key in outside(ELFFile(io.BytesIO(image))) if key[0] in found)
     values = {(section, name): choose(library, found[section], name, places[section], dice) for section, name in wanted}
     linked = link(bind(image, lld_values(library, found, values)), places, library.target, folder)
-    constants = constant_places(built, image, places)
+    copies = constant_places(built, image, places)
     for section, template in found.items():
         address, theirs = linked[section]
         assert address == places[section]
+        constants = constants_of(library, template, address, theirs, copies)
         if patched(library, template, places, values, constants) != theirs:
             yield section
 

@@ -57,8 +57,9 @@ class Job:
         return [f"--target={self.target.triple}", *self.target.cflags, *SHAPE, *MEANING, *WARNINGS]
 
     def includes(self) -> list[str]:
+        """Where includes are looked for. Quoted ones begin at the source, whose name may be that of one of ours."""
         folder = self.source.resolve().parent
-        return ["-I", str(header_folder()), "-I", str(folder), f"-ffile-prefix-map={folder}=."]
+        return ["-iquote", str(folder), "-I", str(header_folder()), "-I", str(folder), f"-ffile-prefix-map={folder}=."]
 
 
 def header_folder() -> Path:
