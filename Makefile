@@ -10,11 +10,11 @@ MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
 JOBS ?= auto
-EXAMPLE ?= examples/mandelbrot.b
+EXAMPLE ?= examples/residues.b
 PYTEST_ARGS ?=
 
 BIN := .venv/bin
-PIP := -m pip --quiet --disable-pip-version-check
+PIP := -m pip --quiet --quiet --disable-pip-version-check
 WHEEL := build/wheel
 EMULATED := aarch64 riscv64 ppc64le mips64 mips64el
 
@@ -23,9 +23,10 @@ ifdef CNP_SUITES
 export CNP_SUITES := $(abspath $(CNP_SUITES))
 endif
 
-# A virtual environment in $(1); Debian's Python may lack the module for it.
-make_venv = $(PYTHON) -m venv $(1) 2>/dev/null || { rm -rf $(1); \
-	$(PYTHON) $(PIP) install --user virtualenv && $(PYTHON) -m virtualenv --quiet $(1); }
+# A virtual environment in $(1). Debian's Python may lack ensurepip: then the system's pip brings pip in.
+make_venv = $(PYTHON) -m venv --clear $(1) >/dev/null 2>&1 || { \
+	$(PYTHON) -m venv --clear --without-pip $(1); \
+	$(PYTHON) -m pip --quiet --quiet --python $(1)/bin/python install pip; }
 
 .PHONY: run test test-sources test-wheel check soak clean stencils emulators
 
@@ -43,7 +44,7 @@ test-sources: stencils emulators
 test-wheel: $(BIN)/.installed emulators
 	rm -rf $(WHEEL) && mkdir -p $(WHEEL)
 	$(BIN)/python -m build --outdir $(WHEEL) . >$(WHEEL)/log 2>&1 || { tail -n 40 $(WHEEL)/log; exit 1; }
-	$(call make_venv,$(WHEEL)/venv)
+	@$(call make_venv,$(WHEEL)/venv)
 	$(WHEEL)/venv/bin/python $(PIP) install "$$(echo $(WHEEL)/cnp-*.whl)[test]"
 	@away=$$(mktemp -d); trap 'rm -rf "$$away"' EXIT; \
 	for part in tests examples docs pyproject.toml; do [ ! -e $$part ] || cp -r $$part "$$away"; done; \
@@ -64,7 +65,7 @@ stencils: $(BIN)/.installed
 
 # Installed in place: only what is compiled or declared asks for a new installation.
 $(BIN)/.installed: pyproject.toml setup.py $(wildcard cnp/_*.c) cnp/_core_build.py
-	$(call make_venv,.venv)
+	@$(call make_venv,.venv)
 	$(BIN)/python $(PIP) install --editable '.[dev]'
 	touch $@
 

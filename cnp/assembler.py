@@ -43,7 +43,7 @@ class Label:
     """A place in a program: the operation that it is bound to. entry: the interpreter may enter here."""
 
     name: str
-    program: Program
+    program: Program = field(repr=False)
     position: int | None = None
     entry: bool = False
 

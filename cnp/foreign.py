@@ -79,7 +79,7 @@ class ForeignCode:
         self.needs: Needs = needs(program)
         self.frames_at = align(self.records_at + len(self.records) + 64)
 
-    def run(self, calls: Sequence[Call], stdin: bytes = b"", memory: Sequence[bytes] = (), timeout: float = 60.0) -> Outcome:
+    def run(self, calls: Sequence[Call], stdin: bytes = b"", memory: Sequence[bytes] = (), timeout: float | None = 60.0) -> Outcome:
         """Execute the calls in order, in one start. memory: contents of extra areas, at `area_addresses(sizes)`."""
         areas = self.area_addresses([len(data) for data in memory])
         end = align(areas[-1] + len(memory[-1])) if memory else self.frames_at

@@ -26,7 +26,9 @@ from cnp.stencil import StateField
 CONTEXT_FIELDS = (
     "kind", "frame", "value", "fuel", "raised", "budget", "quantum", "pending", "pending_value", "clock", "user", "outermost",
 )  # fmt: skip
+CONTEXT = "QQQqQqqQQQQQ"
 CONTEXT_SIZE = 8 * len(CONTEXT_FIELDS)
+HEADER_FIELDS = ("inner", "op", "code", "depth", "outer", "context")
 HEADER = "QIIIIQ"
 HEADER_SIZE = 32
 KINDS = ("return", "exit", "trap")
@@ -82,13 +84,13 @@ def pack_context(library: Library, fuel: int | None = None, user: int = 0) -> by
     """A fresh context. fuel: polls that the run may make in all, None for no limit."""
     first = FUEL_START if fuel is None else min(fuel, FUEL_START)
     budget = -1 if fuel is None else fuel - first
-    return struct.pack(order(library) + "QQQqQqqQQQQQ", 0, 0, 0, first, 0, budget, FUEL_START, 0, 0, 0, user, 0)
+    return struct.pack(order(library) + CONTEXT, 0, 0, 0, first, 0, budget, FUEL_START, 0, 0, 0, user, 0)
 
 
 def pack_pending(library: Library, context: Mapping[str, int]) -> bytes:
     """The context after a return, ready for the caller: its call operation takes the value instead of calling."""
     values = {**context, "pending": 1, "pending_value": context["value"]}
-    return struct.pack(order(library) + "QQQqQqqQQQQQ", *(values[name] for name in CONTEXT_FIELDS))
+    return struct.pack(order(library) + CONTEXT, *(values[name] for name in CONTEXT_FIELDS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,7 @@ def unpack_header(library: Library, data: bytes | memoryview) -> Header:
 
 def unpack_context(library: Library, data: bytes | memoryview) -> dict[str, int]:
     """Read a context."""
-    return dict(zip(CONTEXT_FIELDS, struct.unpack_from(order(library) + "QQQqQqqQQQQQ", data), strict=True))
+    return dict(zip(CONTEXT_FIELDS, struct.unpack_from(order(library) + CONTEXT, data), strict=True))
 
 
 def result_of(library: Library, word: int) -> int | float:

@@ -274,6 +274,11 @@ class Library:
             raise self._refuse(f"it has no routine {name!r}")
         return self._block(self._routines[name])
 
+    @property
+    def constants(self) -> tuple[Constant, ...]:
+        """The data that stencils share, in the order of `What.DATA`."""
+        return tuple(self.constant(index) for index in range(len(self._constants)))
+
     def constant(self, index: int) -> Constant:
         start, size, align = self._constants[index]
         return Constant(self._code[start : start + size], align)

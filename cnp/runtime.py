@@ -78,10 +78,20 @@ class Vocabulary:
 
 
 def load(path: str | Path) -> Vocabulary:
-    """Load a stencil file: a path, or the name of one that came with the library, such as `ops`."""
+    """Load a stencil file: a path, the name of one that came with the library, such as `ops`, or a C source.
+
+    Of `my_vm.c` the file `my_vm.TARGET.cnp` beside it is taken; without one, clang builds it into the user's cache.
+    """
     file = Path(path)
+    host = targets.get("host")
     if not file.suffix and not file.exists():
-        file = installed(str(path), targets.get("host").name)
+        file = installed(str(path), host.name)
+    elif file.suffix == ".c":
+        file = file.with_suffix(f".{host.name}.cnp")
+        if not file.exists():
+            from cnp.build import cache  # needs clang, which few users need
+
+            file = cache.built(Path(path), host)
     return Vocabulary(Library.load(file))
 
 

@@ -67,11 +67,18 @@ enum {
 typedef u64 cnp_label;
 typedef struct cnp_function *cnp_func;
 #define CNP_FIELD(type, name) type name;
+#define CNP_FLAG(type, name) u8 name;
 typedef struct cnp_state {
     CNP_STATE(CNP_FIELD)
     char *cnp_frame;  /* slot 0 of the running function */
     cnp_label cnp_to; /* where JUMP_TABLE goes */
+    struct cnp_flags { CNP_STATE(CNP_FLAG) u8 none; } cnp_dead;
 } cnp_state;
+
+/* Before CNP_CALL: nobody reads this field again before it is written, so the call need not keep it. It is 0 after the
+ * call, also in the state that is stored when the run is left out of the callee. */
+#define CNP_DEAD(name) ((void)(s->cnp_dead.name = 1))
+#define CNP_BURY(type, name) if (s->cnp_dead.name) s->name = 0;
 
 /* ---- one run (docs/contract.md draws it): fuel counts the polls down, a helper sets raised to leave */
 typedef struct cnp_context {
@@ -102,12 +109,14 @@ typedef struct cnp_header { /* lies right below slot 0 of every frame, the saved
 extern u64 cnp_poll(cnp_context *context);
 
 /* ---- native calls: the callee's frame begins behind a header at `base`, a slot of the caller */
-typedef struct cnp_word { u64 value, abnormal; } cnp_word; /* abnormal: value is what the body returns */
+/* What a stencil returns: its result and its frame; when the run was left, its frame and 0. What cnp_call returns: the
+ * same; when the run was left, what the body has to return, and 0. */
+typedef struct cnp_word { u64 value, frame; } cnp_word;
 CNP_INLINE cnp_word cnp_call(cnp_state *s, cnp_func function, void *base);
 #define CNP_CALL(function, base)                                                  \
     ({                                                                            \
         cnp_word cnp_result = cnp_call(s, (cnp_func)(function), (char *)(base));  \
-        if (unlikely(cnp_result.abnormal)) return (cnp_go)cnp_result.value;       \
+        if (unlikely(!cnp_result.frame)) return (cnp_go)cnp_result.value;         \
         cnp_result.value;                                                         \
     })
 

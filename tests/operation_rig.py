@@ -21,14 +21,29 @@ from typing import Any, Literal, NamedTuple
 from cnp import slot
 from cnp.assembler import Slot
 from cnp.library import Library
-from tests.reference import ANY_NAN, LOADS, MASK64, STORES, Number, Reference, Trap, edge_words, hole_values, hole_word
-from tests.reference import is_nan, references, width
+from tests.reference import (
+    ANY_NAN,
+    LOADS,
+    MASK64,
+    STORES,
+    Number,
+    Reference,
+    Trap,
+    edge_words,
+    hole_values,
+    hole_word,
+    is_nan,
+    references,
+    width,
+)
 
 IN, OUT, END, BASE, SPARE = (slot(8 * number) for number in range(5))
-NEAR, FAR = 64, 70000  #: where operands lie: in every short form's reach, in none's
+#: Where operands lie: in reach of every short form (and equal to an immediate), and in reach of none.
+NEAR, FAR = 128, 70000
 FRAME = FAR + 64
 UNTOUCHED = 0xA5  #: what output memory holds beforehand
 FEW = 10  #: edge values of each input where there are three of them
+
 
 class Place(NamedTuple):
     """Where a result lies, and the byte order there."""
@@ -74,7 +89,11 @@ class Experiment:
         """What its results are to be, if they begin at `address`."""
         if self.placed:
             places = iter(range(address, address + 8 * len(self), 8))
-            return [variant.expect(row, Place(next(places), big)) for row in self.rows for variant in self.variants]
+            return [
+                variant.expect(row, Place(next(places), big))
+                for row in self.rows
+                for variant in self.variants
+            ]
         if not self.known:
             nowhere = Place(0, False)
             self.known = [variant.expect(row, nowhere) for row in self.rows for variant in self.variants]
@@ -130,7 +149,11 @@ def experiments() -> list[Experiment]:
     found: list[Experiment] = []
     for item in references().values():
         found.append(on_slots(item))
-        found += [on_immediates(item, position, ctype) for position, types in item.immediates.items() for ctype in types]
+        found += [
+            on_immediates(item, position, ctype)
+            for position, types in item.immediates.items()
+            for ctype in types
+        ]
     found += [load(name, *types) for name, types in LOADS.items()]
     found += [store(name, *types) for name, types in STORES.items()]
     return found
@@ -173,11 +196,15 @@ def on_immediates(item: Reference, position: int, ctype: str) -> Experiment:
             experiment.variants.append(value(item, d, inputs, {position: (number, hole_word(ctype, number))}))
         if is_test(item):
             for base in (NEAR, FAR) if index % 4 == 0 else (NEAR,):
-                experiment.variants.append(branch(item, [slot(base), None], {position: (number, hole_word(ctype, number))}))
+                experiment.variants.append(
+                    branch(item, [slot(base), None], {position: (number, hole_word(ctype, number))})
+                )
     return experiment
 
 
-Holes = dict[int, tuple[Number, int]]  #: position of an input -> the immediate as it is written, and as a word
+Holes = dict[
+    int, tuple[Number, int]
+]  #: position of an input -> the immediate as it is written, and as a word
 
 
 def value(item: Reference, d: Slot, inputs: Sequence[Slot | None], holes: Holes) -> Variant:
@@ -189,7 +216,9 @@ def value(item: Reference, d: Slot, inputs: Sequence[Slot | None], holes: Holes)
         asm.op(item.name, d, *operands)
         keep(asm, item.output, d, at)
 
-    return Variant(f"{d} <- {operands}", emit, lambda row, _: item_word(item, seen(inputs, holes, row)), item.output)
+    return Variant(
+        f"{d} <- {operands}", emit, lambda row, _: item_word(item, seen(inputs, holes, row)), item.output
+    )
 
 
 def branch(item: Reference, inputs: Sequence[Slot | None], holes: Holes) -> Variant:
@@ -210,7 +239,11 @@ def branch(item: Reference, inputs: Sequence[Slot | None], holes: Holes) -> Vari
 
 def seen(inputs: Sequence[Slot | None], holes: Holes, row: Row) -> Row:
     row = as_read(inputs, row)
-    return tuple(holes[number][1] if number in holes else word for number, word in enumerate(row)) if holes else row
+    return (
+        tuple(holes[number][1] if number in holes else word for number, word in enumerate(row))
+        if holes
+        else row
+    )
 
 
 _words: dict[tuple[str, Row], int | None] = {}
@@ -236,52 +269,66 @@ def traps(item: Reference, row: Row) -> bool:
 
 
 def load(name: str, result: str, memory: str) -> Experiment:
-    """From IN + 0, by every offset. The address is made to fit the offset."""
+    """From IN, by every offset."""
     experiment = Experiment(name, [(word,) for word in edge_words("u64")], placed=True)
-    size = width(memory) // 8
-    for offset in hole_values("i32"):
+    for offset in offsets():
         for d, base in ((NEAR, NEAR + 8), (NEAR, NEAR), (FAR, FAR + 8), (FAR, FAR), (NEAR, FAR)):
-
-            def emit(asm: Any, at: int, d: Slot = slot(d), base: Slot = slot(base), offset: int = int(offset)) -> None:
-                asm.i64_move(base, offset)
-                asm.i64_sub(base, IN, base)
-                asm.op(name, d, base, offset)
-                keep(asm, result, d, at)
-
-            def expect(row: Row, place: Place) -> int | None:
-                low = int.from_bytes(row[0].to_bytes(8, place.order)[:size], place.order)
-                return item_word(MOVES[result, memory], (low,))
-
-            experiment.variants.append(Variant(f"slot {d} <- [slot {base} + {offset}]", emit, expect, result))
+            experiment.variants.append(loading(name, result, memory, slot(d), slot(base), offset))
     return experiment
+
+
+def store(name: str, ctype: str, memory: str) -> Experiment:
+    """To OUT, by every offset."""
+    experiment = Experiment(name, [(word,) for word in edge_words(ctype)], placed=True)
+    for offset in offsets():
+        for base, a in ((NEAR, NEAR + 8), (FAR, FAR + 8), (NEAR, FAR), (NEAR, NEAR), (FAR, FAR)):
+            experiment.variants.append(storing(name, width(memory) // 8, slot(base), slot(a), offset))
+    return experiment
+
+
+def offsets() -> list[int]:
+    return [int(value) for value in hole_values("i32")]
 
 
 #: What a load does with the value that lies in memory.
 MOVES = {
-    types: Reference(f"move {types}", types[0].replace("f", "u"), (types[1],), lambda a: a, {}) for types in LOADS.values()
+    types: Reference(f"move {types}", types[0].replace("f", "u"), (types[1],), lambda a: a, {})
+    for types in LOADS.values()
 }
 
 
-def store(name: str, ctype: str, memory: str) -> Experiment:
-    """To OUT + at, by every offset. Bytes beside the value stay as they were. Aliased, the address stores itself."""
-    experiment = Experiment(name, [(word,) for word in edge_words(ctype)], placed=True)
+def loading(name: str, result: str, memory: str, d: Slot, base: Slot, offset: int) -> Variant:
+    """d <- [base + offset]; base is made to fit the offset, so that any offset is aligned."""
     size = width(memory) // 8
-    for offset in hole_values("i32"):
-        for base, a in ((NEAR, NEAR + 8), (FAR, FAR + 8), (NEAR, FAR), (NEAR, NEAR), (FAR, FAR)):
 
-            def emit(asm: Any, at: int, base: Slot = slot(base), a: Slot = slot(a), offset: int = int(offset)) -> None:
-                asm.i64_load(a, IN, 0)
-                asm.i64_move(base, at - offset)
-                asm.i64_add(base, OUT, base)
-                asm.op(name, base, offset, a)
+    def emit(asm: Any, at: int) -> None:
+        asm.i64_move(base, offset)
+        asm.i64_sub(base, IN, base)
+        asm.op(name, d, base, offset)
+        keep(asm, result, d, at)
 
-            def expect(row: Row, place: Place, aliased: bool = base == a, offset: int = int(offset)) -> int:
-                word = (place.address - offset) & MASK64 if aliased else row[0]
-                data = (word & (1 << 8 * size) - 1).to_bytes(size, place.order) + bytes([UNTOUCHED] * (8 - size))
-                return int.from_bytes(data, place.order)
+    def expect(row: Row, place: Place) -> int | None:
+        low = int.from_bytes(row[0].to_bytes(8, place.order)[:size], place.order)
+        return item_word(MOVES[result, memory], (low,))
 
-            experiment.variants.append(Variant(f"[slot {base} + {offset}] <- slot {a}", emit, expect))
-    return experiment
+    return Variant(f"{d} <- [{base} + {offset}]", emit, expect, result)
+
+
+def storing(name: str, size: int, base: Slot, a: Slot, offset: int) -> Variant:
+    """[base + offset] <- a. Bytes beside the value stay as they were. In one slot with its address, a is the address."""
+
+    def emit(asm: Any, at: int) -> None:
+        asm.i64_load(a, IN, 0)
+        asm.i64_move(base, at - offset)
+        asm.i64_add(base, OUT, base)
+        asm.op(name, base, offset, a)
+
+    def expect(row: Row, place: Place) -> int:
+        word = (place.address - offset) & MASK64 if base == a else row[0]
+        data = (word & (1 << 8 * size) - 1).to_bytes(size, place.order)
+        return int.from_bytes(data + bytes([UNTOUCHED]) * (8 - size), place.order)
+
+    return Variant(f"[{base} + {offset}] <- {a}", emit, expect)
 
 
 # ---- the program and its results
@@ -324,7 +371,9 @@ class Bench:
 
     def inputs(self, library: Library) -> bytes:
         """The tables as bytes of memory."""
-        return struct.pack(f"{'<' if library.target.byteorder == 'little' else '>'}{len(self.words)}Q", *self.words)
+        return struct.pack(
+            f"{'<' if library.target.byteorder == 'little' else '>'}{len(self.words)}Q", *self.words
+        )
 
     def slots(self, library: Library, inputs: int, outputs: int) -> bytes:
         """The first slots for the addresses of the tables and of the results."""

@@ -10,10 +10,11 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Mapping
+from functools import cache
 
 from elftools.elf.elffile import ELFFile
 from elftools.elf.relocation import RelocationSection
-from elftools.elf.sections import Symbol, SymbolTableSection
+from elftools.elf.sections import Section, SymbolTableSection
 
 ABSOLUTE = 0xFFF1
 GLOBAL, WEAK = 1 << 4, 2 << 4
@@ -23,69 +24,71 @@ MIPS = "EM_MIPS"
 Values = Mapping[tuple[str, str], int]  #: (section, symbol) -> value
 
 
-def outside(elf: ELFFile) -> set[tuple[str, str]]:
-    """(section, symbol) of each relocation against what lies elsewhere: undefined symbols and routines."""
-    found = set()
-    for section in elf.iter_sections():
+@cache
+def parsed(image: bytes) -> tuple[ELFFile, tuple[Section, ...]]:
+    """An object and its sections, read once."""
+    elf = ELFFile(io.BytesIO(image))
+    return elf, tuple(elf.iter_sections())
+
+
+Reference = tuple[str, str, int]  #: section, symbol, place of its number in the file
+
+
+@cache
+def references(image: bytes) -> tuple[Reference, ...]:
+    """Each relocation of an object against what lies elsewhere: undefined symbols and other sections' routines."""
+    elf, sections = parsed(image)
+    # r_info is symbol << 32 | type; MIPS n64 stores the symbol first in both byte orders
+    place = 8 if elf["e_machine"] == MIPS or not elf.little_endian else 12
+    table = next(s for s in sections if isinstance(s, SymbolTableSection))
+    symbols = list(table.iter_symbols())
+    found = []
+    for section in sections:
         if isinstance(section, RelocationSection):
-            symbols, name = elf.get_section(section["sh_link"]), elf.get_section(section["sh_info"]).name
-            for raw in section.iter_relocations():
-                symbol = symbols.get_symbol(raw["r_info_sym"])
-                if is_outside(elf, symbol, name):
-                    found.add((name, symbol.name))
-    return found
+            name = sections[section["sh_info"]].name
+            for number, raw in enumerate(section.iter_relocations()):
+                symbol = symbols[raw["r_info_sym"]]
+                index = symbol["st_shndx"]
+                home = sections[index].name if isinstance(index, int) else ""
+                routine = home.startswith(".text.") and home != name and symbol["st_info"]["type"] != "STT_SECTION"
+                if symbol.name and (index == "SHN_UNDEF" or routine):
+                    found.append((name, symbol.name, section["sh_offset"] + number * section["sh_entsize"] + place))
+    return tuple(found)
 
 
-def is_outside(elf: ELFFile, symbol: Symbol, section: str) -> bool:
-    """Undefined, or a routine: named, and in another section of plain code."""
-    index = symbol["st_shndx"]
-    if not isinstance(index, int):
-        return index == "SHN_UNDEF" and bool(symbol.name)
-    home = elf.get_section(index).name
-    return bool(symbol.name) and symbol["st_info"]["type"] != "STT_SECTION" and home.startswith(".text.") and home != section
+def outside(image: bytes) -> set[tuple[str, str]]:
+    """(section, symbol) of what each section names that lies elsewhere."""
+    return {(section, symbol) for section, symbol, _ in references(image)}
 
 
 def bind(image: bytes, values: Values) -> bytes:
-    """The object with its outside symbols bound. KeyError for one that has no value."""
-    elf, out = ELFFile(io.BytesIO(image)), bytearray(image)
-    order = "<" if elf.little_endian else ">"
-    table = next(s for s in elf.iter_sections() if isinstance(s, SymbolTableSection))
-    sections = {section for section, _ in values}
-    extra = bytearray()
-    numbers: dict[tuple[str, str], int] = {}
-    for section in elf.iter_sections():
-        if isinstance(section, RelocationSection):
-            name = elf.get_section(section["sh_info"]).name
-            if name not in sections:
-                continue
-            for number, raw in enumerate(section.iter_relocations()):
-                symbol = table.get_symbol(raw["r_info_sym"])
-                if not is_outside(elf, symbol, name):
-                    continue
-                key = (name, symbol.name)
-                if key not in numbers:
-                    numbers[key] = table.num_symbols() + len(numbers)
-                    value = values[key] & (1 << 64) - 1
-                    extra += struct.pack(order + "IBBHQQ", 0, GLOBAL, 0, ABSOLUTE, value, 0)
-                # r_info is symbol << 32 | type; MIPS n64 stores the symbol first in both byte orders
-                high_first = elf["e_machine"] == MIPS or not elf.little_endian
-                place = section["sh_offset"] + number * section["sh_entsize"] + (8 if high_first else 12)
-                struct.pack_into(order + "I", out, place, numbers[key])
-    return bytes(name_symbols(out, elf, table, extra, order))
+    """The object with outside symbols bound, in the sections that `values` names."""
+    elf, sections = parsed(image)
+    out, order = bytearray(image), "<" if elf.little_endian else ">"
+    table = next(s for s in sections if isinstance(s, SymbolTableSection))
+    numbers = {key: table.num_symbols() + number for number, key in enumerate(values)}
+    extra = b"".join(
+        struct.pack(order + "IBBHQQ", 0, GLOBAL, 0, ABSOLUTE, value & (1 << 64) - 1, 0) for value in values.values()
+    )
+    for section, symbol, place in references(image):
+        if (section, symbol) in numbers:
+            struct.pack_into(order + "I", out, place, numbers[section, symbol])
+    return bytes(name_symbols(out, image, table, extra, order))
 
 
-def name_symbols(out: bytearray, elf: ELFFile, table: SymbolTableSection, extra: bytes, order: str) -> bytearray:
+def name_symbols(out: bytearray, image: bytes, table: SymbolTableSection, extra: bytes, order: str) -> bytearray:
     """Append the longer symbol table and its names; the old undefined symbols become weak ones that nothing names."""
+    elf, sections = parsed(image)
     old = bytearray(out[table["sh_offset"] : table["sh_offset"] + table["sh_size"]])
     for number, symbol in enumerate(table.iter_symbols()):
         if number and symbol["st_shndx"] == "SHN_UNDEF":
             old[number * SYMBOL_SIZE + 4] = WEAK
     new = bytearray(old + extra)
-    strings = bytearray(elf.get_section(table["sh_link"]).data())
+    strings = bytearray(sections[table["sh_link"]].data())
     for number in range(table.num_symbols(), len(new) // SYMBOL_SIZE):
         struct.pack_into(order + "I", new, number * SYMBOL_SIZE, len(strings))
         strings += f"judge.{number}\0".encode()
-    for index, data in ((table["sh_link"], strings), (section_number(elf, table), new)):
+    for index, data in ((table["sh_link"], strings), (sections.index(table), new)):
         out += bytes(-len(out) % 8)
         header = elf["e_shoff"] + index * elf["e_shentsize"]
         struct.pack_into(order + "QQ", out, header + 24, len(out), len(data))
@@ -93,16 +96,11 @@ def name_symbols(out: bytearray, elf: ELFFile, table: SymbolTableSection, extra:
     return out
 
 
-def section_number(elf: ELFFile, wanted: SymbolTableSection) -> int:
-    return next(n for n, s in enumerate(elf.iter_sections()) if s["sh_offset"] == wanted["sh_offset"] and s.name == wanted.name)
-
-
 def code_sections(image: bytes) -> dict[str, tuple[int, int]]:
     """Sections that take memory -> (size, alignment)."""
-    elf = ELFFile(io.BytesIO(image))
     return {
         s.name: (s.data_size, s["sh_addralign"])
-        for s in elf.iter_sections()
+        for s in parsed(image)[1]
         if s["sh_flags"] & 2 and s.data_size and s.name.startswith(("cnp.", ".text.", ".rodata"))
     }
 

@@ -44,7 +44,9 @@ class Reference:
     def word(self, *words: int) -> int | None:
         """The word that the operation writes for input words; ANY_NAN where a NaN is computed. Raises Trap."""
         plain = {"f64": "u64", "f32": "u32"} if self.bits else {}
-        values = [decode(plain.get(ctype, ctype), word) for ctype, word in zip(self.inputs, words, strict=True)]
+        values = [
+            decode(plain.get(ctype, ctype), word) for ctype, word in zip(self.inputs, words, strict=True)
+        ]
         return encode(plain.get(self.output, self.output), self.compute(*values))
 
 
@@ -146,7 +148,9 @@ def references() -> dict[str, Reference]:
     """All operations whose operands are values: name -> reference. Branches are `br_` and the name of a test."""
     found: list[Reference] = []
 
-    def add(name: str, types: str, compute: Callable[..., Number], immediates: str = "", bits: bool = False) -> None:
+    def add(
+        name: str, types: str, compute: Callable[..., Number], immediates: str = "", bits: bool = False
+    ) -> None:
         """types: `output <- input, input`; immediates: `position:type …`."""
         output, _, inputs = types.partition(" <- ")
         kinds: dict[int, tuple[str, ...]] = {}
@@ -286,7 +290,11 @@ def hole_values(ctype: str) -> list[Number]:
     bits = width(ctype)
     low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if ctype[0] == "i" else (0, (1 << bits) - 1)
     powers = [1 << power for power in (4, 7, 11, 12, 15, 16, 20, 31, 32, 47, 63)]
-    values = {0, 1, 2, 3, low, high, high - 1} | {s * p + d for p in powers for s in (1, -1) for d in (-1, 0, 1)} | {-1}
+    values = (
+        {0, 1, 2, 3, low, high, high - 1}
+        | {s * p + d for p in powers for s in (1, -1) for d in (-1, 0, 1)}
+        | {-1}
+    )
     return sorted(value for value in values if low <= value <= high)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import stat
@@ -195,7 +196,7 @@ def test_keep_leaves_what_was_on_the_way(source: Path, tmp_path: Path) -> None:
 
 def test_two_builds_in_different_folders_give_identical_files(tmp_path: Path) -> None:
     files = []
-    for number, name in enumerate(("here", "somewhere/quite/else")):
+    for number, name in enumerate(("here", "somewhere/quite else/#1 $x")):
         copy = write_source(tmp_path / name / "in")
         environment = {
             **ENVIRONMENT,
@@ -343,20 +344,25 @@ def test_a_move_that_fails_leaves_the_old_file_and_no_other(
 
 
 def test_a_build_that_is_killed_leaves_the_old_file(source: Path, tmp_path: Path) -> None:
-    out, keep = tmp_path / "out", tmp_path / "keep"
+    """clang hangs at the last step, so that the build is surely killed in the midst."""
+    out, pid = tmp_path / "out", tmp_path / "pid"
     out.mkdir()
     built(tmp_path).write_bytes(b"old")
-    options = ["--source", str(source), "--out", str(out), "--keep", str(keep), "--jobs", "1"]
-    process = subprocess.Popen(
-        [*COMMAND, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT
-    )
+    tools = toolchain.find()
+    script = tmp_path / "clang"
+    hang = f'case "$*" in *interpreter.o*) echo $$ >{pid}.new; mv {pid}.new {pid}; exec sleep 60;; esac'
+    script.write_text(f'#!/bin/sh\n{hang}\nexec {shlex.join([*tools.clang, *tools.include])} "$@"\n')
+    script.chmod(0o755)
+    options = ["--source", str(source), "--out", str(out), "--jobs", "1", "--clang", str(script)]
+    process = subprocess.Popen([*COMMAND, *options], env=ENVIRONMENT, stdin=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
-    while not any(path.is_file() for path in keep.rglob("*")):
+    while not pid.exists():
         assert time.monotonic() < deadline
         assert process.poll() is None
-        time.sleep(0.001)
+        time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
+    os.kill(int(pid.read_text()), signal.SIGKILL)
     assert visible(out) == [built(tmp_path).name]
     assert built(tmp_path).read_bytes() == b"old"
     assert run(source, out) == 0

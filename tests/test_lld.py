@@ -15,21 +15,19 @@ What differs:
 
 from __future__ import annotations
 
-import io
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from elftools.elf.elffile import ELFFile
 
 from cnp.library import Library
 from cnp.stencil import Accept, Block, Hole, Leave, What
 from cnp.target import REGION_SIZE, Field, Formula, Target
 from cnp.build.driver import Made
 from tests.oracle_build import EVERYTHING, OPS, TARGETS, made, tools
-from tests.oracle_elf import bind, code_sections, outside, section_bytes
+from tests.oracle_elf import bind, code_sections, outside, parsed, section_bytes
 
 ROUNDS = 20
 WORD = 1 << 64
@@ -194,7 +192,7 @@ def constants_of(
 def constant_places(built: Made, image: bytes, places: dict[str, int]) -> dict[int, list[int]]:
     """Where the copies of each constant lie that an object has: in the sections that hold its bytes."""
     found: dict[int, list[int]] = {}
-    for section in ELFFile(io.BytesIO(image)).iter_sections():
+    for section in parsed(image)[1]:
         for index, constant in enumerate(built.extracted.constants):
             if section.name in places and section.name.startswith(".rodata") and constant.align == section["sh_addralign"]:
                 data, step = section.data(), len(constant.data)
@@ -254,7 +252,7 @@ def one_round(
     folder: Path,
 ) -> Iterator[str]:
     """The sections of one object in which lld's bytes are not ours, at these places."""
-    wanted = sorted(key for key in outside(ELFFile(io.BytesIO(image))) if key[0] in found)
+    wanted = sorted(key for key in outside(image) if key[0] in found)
     values = {(section, name): choose(library, found[section], name, places[section], dice) for section, name in wanted}
     linked = link(bind(image, lld_values(library, found, values)), places, library.target, folder)
     copies = constant_places(built, image, places)
@@ -282,4 +280,4 @@ def test_the_comparison_sees_a_wrong_template(name: str, tmp_path: Path, monkeyp
 
     monkeypatch.setattr(Field, "write", wrong)
     monkeypatch.setattr("tests.test_lld.ROUNDS", 1)
-    assert list(differences(EVERYTHING, name, tmp_path))
+    assert any(differences(EVERYTHING, name, tmp_path))

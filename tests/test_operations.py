@@ -40,7 +40,9 @@ def library(name: str) -> Library:
 
 def run(asm: Assembler, calls: list[Call]) -> list[Result]:
     """The results of calls on the program's own machine, of generated code and of the interpreter, in turns."""
-    both = [Call(c.place, c.state, c.slots, c.depth, c.fuel, c.frame_bytes, way) for c in calls for way in WAYS]
+    both = [
+        Call(c.place, c.state, c.slots, c.depth, c.fuel, c.frame_bytes, way) for c in calls for way in WAYS
+    ]
     return ForeignCode(asm.close()).run(both).results
 
 
@@ -98,7 +100,7 @@ def test_a_sign_is_flipped_without_arithmetic(target: str) -> None:
         for form in lib[name].forms:
             code = form.near.blocks[0].code
             for offset in range(0, len(code), 4):
-                word = int.from_bytes(code[offset : offset + 4], lib.target.byteorder)
+                word = struct.unpack_from(">I" if lib.target.byteorder == "big" else "<I", code, offset)[0]
                 # opcode COP1, fmt S or D, function abs (5) or neg (7): 0b111111_11110_00000_00000_00000_111101
                 assert word & 0xFFC0_003D != 0x4600_0005, (name, offset)
 
@@ -137,7 +139,9 @@ def unused_forms(lib: Library, asm: Assembler) -> list[str]:
     """The forms of operations on values that no operation of the program has."""
     used = {(op.operation.name, op.form) for op in asm.program.ops}
     names = [name for name in lib.operations if name not in CONTROL]
-    return [f"{name} {form.accepts}" for name in names for form in lib[name].forms if (name, form) not in used]
+    return [
+        f"{name} {form.accepts}" for name in names for form in lib[name].forms if (name, form) not in used
+    ]
 
 
 def test_in_this_process() -> None:
@@ -148,7 +152,10 @@ def test_in_this_process() -> None:
     experiments.emit(asm)
     code = asm.build()
     tables = bytearray(experiments.inputs(lib))
-    ways: list[Callable[..., Result]] = [code["main"].run, lambda frame: code.interpreter.run("main", frame=frame)]
+    ways: list[Callable[..., Result]] = [
+        code["main"].run,
+        lambda frame: code.interpreter.run("main", frame=frame),
+    ]
     for way in ways:
         output = bytearray([UNTOUCHED]) * (8 * experiments.results())
         frame = vocabulary.frame(code.program.functions[0].frame)
@@ -189,7 +196,11 @@ def trap_cases() -> list[tuple[Reference, int, int, bool, int]]:
                     item.word(hole_word("i64", a), hole_word("i64", b))
                 except Trap as trap:
                     signed = item.immediates[1] == ("i32",)
-                    found += [(item, a, b, as_immediate, trap.code) for as_immediate in WAYS if signed or b >= 0 or not as_immediate]
+                    found += [
+                        (item, a, b, as_immediate, trap.code)
+                        for as_immediate in WAYS
+                        if signed or b >= 0 or not as_immediate
+                    ]
     return found
 
 
@@ -364,4 +375,9 @@ def test_immediates_keep_to_their_range(target: str) -> None:
             asm.op(name, *operands)
     asm.ret(slot(0))
     for result in run(asm, [Call("main")]):
-        assert [result.frame[offset] for offset in (0, 8, 16, 24)] == [1 << 63, (1 << 64) - (1 << 40), 0xFFFF_FFFF, 0x7FFF_FFFF]
+        assert [result.frame[offset] for offset in (0, 8, 16, 24)] == [
+            1 << 63,
+            (1 << 64) - (1 << 40),
+            0xFFFF_FFFF,
+            0x7FFF_FFFF,
+        ]

@@ -7,12 +7,16 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from cnp import foreign, targets
+from cnp import frame as layout
 from cnp import runtime as rt
-from cnp.assembler import Assembler, Program
+from cnp.assembler import Assembler, Label, Program
 from cnp.brainfuck.parse import Bounds, Loop, Multiply, Node, Scan, Segment, SourceError, parse, where
 from cnp.errors import CnpError
 from cnp.library import Library
@@ -23,7 +27,7 @@ MAIN = "main"
 
 
 class TapeError(CnpError):
-    """The pointer left the tape. Fields: line, column, cell."""
+    """The pointer left the tape. Fields: line, column, what, cell."""
 
 
 @dataclass(slots=True)
@@ -37,40 +41,53 @@ class Compiled:
 
 def compile_source(source: str, library: Library) -> Compiled:
     """Assemble a program. SourceError for brackets that do not match."""
-    compiler = Compiler(library, source)
+    compiler = Compiler(library)
     compiler.asm.function(MAIN, frame=0)
     compiler.asm.op("start")
     compiler.nodes(parse(source))
     compiler.asm.op("stop")
-    compiler.asm.program.check()
-    return Compiled(source, compiler.asm.program, compiler.marks)
+    return Compiled(source, compiler.asm.close(), compiler.marks)
 
 
 class Compiler:
     """Tree -> operations."""
 
-    def __init__(self, library: Library, source: str) -> None:
+    def __init__(self, library: Library) -> None:
         self.asm = Assembler(library)
-        self.source = source
         self.marks: dict[int, list[tuple[int, int]]] = {}
 
-    def nodes(self, nodes: list[Node]) -> None:
-        for node in nodes:
-            if isinstance(node, Segment):
+    def nodes(self, tree: list[Node]) -> None:
+        """A whole tree. Brackets may nest deeper than Python's own stack, so the open loops are kept here."""
+        levels: list[Iterator[Node]] = [iter(tree)]
+        loops: list[tuple[Label, Label]] = []
+        while levels:
+            node = next(levels[-1], None)
+            if isinstance(node, Loop):
+                loops.append(self.open())
+                levels.append(iter(node.body))
+            elif isinstance(node, Segment):
                 self.segment(node)
             elif isinstance(node, Scan):
-                op = self.asm.op("scan_right" if node.step > 0 else "scan_left", node.step)
-                self.marks[op] = [(node.step, node.position)]
+                self.scan(node)
             else:
-                self.loop(node)
+                levels.pop()
+                if loops:
+                    self.close(*loops.pop())
 
-    def loop(self, loop: Loop) -> None:
+    def open(self) -> tuple[Label, Label]:
+        """The head of a loop; labels of its body and of what follows."""
         body, behind = self.asm.label(), self.asm.label()
         self.asm.op("open", behind)
         self.asm.bind(body, entry=True)
-        self.nodes(loop.body)
+        return body, behind
+
+    def close(self, body: Label, behind: Label) -> None:
         self.asm.op("close", body)
         self.asm.bind(behind)
+
+    def scan(self, scan: Scan) -> None:
+        op = self.asm.op("scan_right" if scan.step > 0 else "scan_left", scan.step)
+        self.marks[op] = scan.trail
 
     def segment(self, segment: Segment) -> None:
         match segment.steps:
@@ -124,6 +141,24 @@ def extent(trail: list[tuple[int, int]]) -> tuple[int, int]:
     return min(0, *(offset for offset, _ in trail)), max(0, *(offset for offset, _ in trail))
 
 
+class Linked:
+    """A program ready to run. target: another one than the host's runs in an emulator."""
+
+    def __init__(self, source: str, target: str = "host", interpret: bool = False) -> None:
+        chosen = targets.get(target)
+        compiled = compile_source(source, Library.load(rt.installed("brainfuck", chosen.name)))
+        here = chosen.name == targets.get("host").name
+        self._run = (Here if here else There)(compiled, interpret).run
+
+    def run(self, stdin: BinaryIO, stdout: BinaryIO, cells: int = CELLS, fuel: int | None = None) -> None:
+        """Run on a fresh tape. Reading past the end of the input gives 0. fuel: rounds of loops, None for no limit.
+
+        TapeError when the pointer leaves the tape, with line and column; KeyboardInterrupt as usual. What the
+        program wrote before is written in any case.
+        """
+        self._run(stdin, stdout, cells, fuel)
+
+
 def run(
     source: str,
     stdin: bytes = b"",
@@ -132,67 +167,94 @@ def run(
     cells: int = CELLS,
     fuel: int | None = None,
 ) -> bytes:
-    """Compile a program and run it; its output. target: another one runs in an emulator.
-
-    Reading past the end of the input gives 0. TapeError when the pointer leaves the tape, with line and column;
-    KeyboardInterrupt as usual.
-    """
-    chosen = targets.get(target)
-    library = Library.load(rt.installed("brainfuck", chosen.name))
-    compiled = compile_source(source, library)
-    if chosen.name == targets.get("host").name:
-        return run_here(compiled, stdin, interpret, cells, fuel)
-    return run_foreign(compiled, stdin, interpret, cells, fuel)
+    """Compile a program and run it, as `Linked` does; its output."""
+    output = io.BytesIO()
+    Linked(source, target, interpret).run(io.BytesIO(stdin), output, cells, fuel)
+    return output.getvalue()
 
 
-def run_here(compiled: Compiled, stdin: bytes, interpret: bool, cells: int, fuel: int | None) -> bytes:
-    """Run in this process."""
-    output, rest = bytearray(), iter(stdin)
+class Console:
+    """Input and output byte by byte, for the helpers. Output is written at the end of a line and before input."""
 
-    def put(byte: int) -> int:
-        output.append(byte & 255)
+    def __init__(self) -> None:
+        self.stdin: BinaryIO = io.BytesIO()
+        self.stdout: BinaryIO = io.BytesIO()
+        self.pending = bytearray()
+
+    def put(self, byte: int) -> int:
+        self.pending.append(byte & 255)
+        if byte == 10 or len(self.pending) > 4096:
+            self.flush()
         return 0
 
-    def get() -> int:
-        return next(rest, -1)
+    def get(self) -> int:
+        self.flush()
+        data = self.stdin.read(1)
+        return data[0] if data else -1
 
-    code = rt.Code(compiled.program, {"cnp_host_putc": put, "cnp_host_getc": get})
-    tape = bytearray(cells)
-    low = rt.address(tape)
-    state = {"p": low, "low": low, "high": low + cells}
-    result = code.interpreter.run(MAIN, state, fuel=fuel) if interpret else code[MAIN].run(state, fuel=fuel)
-    check(compiled, result, low)
-    return bytes(output)
+    def flush(self) -> None:
+        waiting, self.pending = bytes(self.pending), bytearray()
+        self.stdout.write(waiting)
+        self.stdout.flush()
 
 
-def run_foreign(compiled: Compiled, stdin: bytes, interpret: bool, cells: int, fuel: int | None) -> bytes:
-    """Run in the target's host program."""
-    code = foreign.ForeignCode(compiled.program)
-    tape = bytes(cells)
-    low = code.area_addresses([cells])[0]
-    state = {"p": low, "low": low, "high": low + cells}
-    outcome = code.run([foreign.Call(MAIN, state, fuel=fuel, interpret=interpret)], stdin, [tape], timeout=600)
-    check(compiled, outcome.results[0], low)
-    return outcome.stdout
+class Here:
+    """A program in this process."""
+
+    def __init__(self, compiled: Compiled, interpret: bool) -> None:
+        self.compiled, self.console = compiled, Console()
+        code = rt.Code(compiled.program, {"cnp_host_putc": self.console.put, "cnp_host_getc": self.console.get})
+        self.code, self.interpreter = code, code.interpreter if interpret else None
+
+    def run(self, stdin: BinaryIO, stdout: BinaryIO, cells: int, fuel: int | None) -> None:
+        tape = bytearray(cells)
+        low = rt.address(tape)
+        state = {"p": low, "low": low, "high": low + cells}
+        self.console.stdin, self.console.stdout = stdin, stdout
+        try:
+            if self.interpreter:
+                result = self.interpreter.run(MAIN, state, fuel=fuel)
+            else:
+                result = self.code[MAIN].run(state, fuel=fuel)
+        finally:
+            self.console.flush()
+        check(self.compiled, result, low)
+
+
+class There:
+    """A program in the host program of its target. It gets all of its input at once, and so does its output come."""
+
+    def __init__(self, compiled: Compiled, interpret: bool) -> None:
+        self.compiled, self.interpret = compiled, interpret
+        self.code = foreign.ForeignCode(compiled.program)
+
+    def run(self, stdin: BinaryIO, stdout: BinaryIO, cells: int, fuel: int | None) -> None:
+        low = self.code.area_addresses([cells])[0]
+        call = foreign.Call(
+            MAIN, {"p": low, "low": low, "high": low + cells}, fuel=fuel, interpret=self.interpret
+        )
+        given = stdin.read() if "," in self.compiled.source else b""
+        outcome = self.code.run([call], given, [bytes(cells)], timeout=None)
+        stdout.write(outcome.stdout)
+        stdout.flush()
+        check(self.compiled, outcome.results[0], low)
 
 
 def check(compiled: Compiled, result: Result, low: int) -> None:
     """Turn a trap into the error it stands for."""
     if result.returned:
         return
-    if result.op not in compiled.marks or result.code != 4:
-        raise CnpError(f"the program ended by {result.kind} {result.code} at operation {result.op}", result=result)
+    if result.op not in compiled.marks:
+        why = layout.TRAPS.get(result.code, f"trap {result.code}")
+        raise CnpError(f"the program stopped: {why}", result=result)
     cell = int(result.state["p"]) - low
     size = int(result.state["high"]) - int(result.state["low"])
     trail = compiled.marks[result.op]
     offset, position = next((mark for mark in trail if not 0 <= cell + mark[0] < size), trail[-1])
     line, column = where(compiled.source, position)
-    raise TapeError(
-        f"line {line}, column {column}: the pointer leaves the tape (cell {cell + offset} of {size})",
-        line=line,
-        column=column,
-        cell=cell + offset,
-    )
+    what = f"the pointer leaves the tape (cell {cell + offset} of {size})"
+    facts = {"line": line, "column": column, "what": what, "cell": cell + offset}
+    raise TapeError(f"line {line}, column {column}: {what}", **facts)
 
 
 def read_source(path: str | Path) -> str:
@@ -200,4 +262,4 @@ def read_source(path: str | Path) -> str:
     return Path(path).read_text(encoding="latin-1")
 
 
-__all__ = ["Compiled", "SourceError", "TapeError", "compile_source", "read_source", "run"]
+__all__ = ["Compiled", "Linked", "SourceError", "TapeError", "compile_source", "read_source", "run"]

@@ -18,7 +18,7 @@ FAR = 4096  #: offsets within a segment stay below this
 
 
 class SourceError(CnpError):
-    """A program whose brackets do not match. Fields: line, column."""
+    """A program whose brackets do not match. Fields: line, column, what."""
 
 
 @dataclass(slots=True)
@@ -34,7 +34,8 @@ class Step:
 class Multiply:
     """A loop that counts cell `at` down to zero and adds multiples of it to others.
 
-    factors: offset of the other cell, seen from this one -> factor. trail: as of `Bounds`, seen from this cell.
+    factors: offset of the other cell, seen from this one -> factor. trail: as of `Bounds`, seen from this cell; a
+    loop that is not entered goes nowhere.
     """
 
     at: int
@@ -60,10 +61,11 @@ class Segment:
 
 @dataclass(slots=True)
 class Scan:
-    """Move in steps until the cell is zero."""
+    """Move in steps until the cell is zero. trail: as of `Bounds`, seen from where a step begins; its last place is
+    where the step ends."""
 
     step: int
-    position: int
+    trail: list[tuple[int, int]]
 
 
 @dataclass(slots=True)
@@ -71,7 +73,6 @@ class Loop:
     """Run the body while the cell is not zero."""
 
     body: list[Node]
-    position: int
 
 
 Node = Segment | Scan | Loop
@@ -92,8 +93,8 @@ def parse(source: str) -> list[Node]:
         elif command == "]":
             if len(stack) == 1:
                 raise unmatched(source, position, "]")
-            start, body = stack.pop()
-            stack[-1][1].append(close(group(body), start))
+            _, body = stack.pop()
+            stack[-1][1].append(close(group(body)))
         elif command in COMMANDS:
             stack[-1][1].append((command, position))
     if len(stack) > 1:
@@ -103,7 +104,8 @@ def parse(source: str) -> list[Node]:
 
 def unmatched(source: str, position: int, bracket: str) -> SourceError:
     line, column = where(source, position)
-    return SourceError(f"line {line}, column {column}: {bracket} has no partner", line=line, column=column)
+    what = f"{bracket} has no partner"
+    return SourceError(f"line {line}, column {column}: {what}", line=line, column=column, what=what)
 
 
 def group(items: list[Node | tuple[str, int]]) -> list[Node]:
@@ -124,22 +126,36 @@ def group(items: list[Node | tuple[str, int]]) -> list[Node]:
     return nodes + builder.finish()
 
 
-def close(body: list[Node], start: int) -> Node | Multiply:
+def close(body: list[Node]) -> Node | Multiply:
     """What a pair of brackets is."""
     if len(body) == 1 and isinstance(body[0], Segment):
         segment = body[0]
-        adds = [step for step in segment.steps if isinstance(step, Step) and step.kind == "add"]
-        bounds = [step for step in segment.steps if isinstance(step, Bounds)]
-        if len(adds) + len(bounds) == len(segment.steps):
-            changes = {step.at: step.value for step in adds}
-            if not changes and segment.move:
-                return Scan(segment.move, start)
-            near = all(abs(at) <= FAR for at in changes)
-            if segment.move == 0 and near and changes.get(0) in (1, 255):
-                sign = 1 if changes.pop(0) == 255 else -1
-                trail = [mark for bound in bounds for mark in bound.trail]
+        trail = [mark for step in segment.steps if isinstance(step, Bounds) for mark in step.trail]
+        changes = totals(segment)
+        if changes == {} and is_straight(segment.move, trail):
+            return Scan(segment.move, trail)
+        if changes and segment.move == 0 and all(abs(at) <= FAR for at in changes):
+            counter = changes.pop(0, 0)
+            if counter in (1, 255):
+                sign = 1 if counter == 255 else -1
                 return Multiply(0, {at: value * sign & 255 for at, value in changes.items()}, trail)
-    return Loop(body, start)
+    return Loop(body)
+
+
+def totals(segment: Segment) -> dict[int, int] | None:
+    """What a segment that only adds changes in all: cell -> amount, none of them zero. None: it does something else."""
+    changes: dict[int, int] = {}
+    for step in segment.steps:
+        if isinstance(step, Step) and step.kind == "add":
+            changes[step.at] = changes.get(step.at, 0) + step.value & 255
+        elif not isinstance(step, Bounds):
+            return None
+    return {at: value for at, value in changes.items() if value}
+
+
+def is_straight(move: int, trail: list[tuple[int, int]]) -> bool:
+    """Whether no place lies behind the start of a step or beyond its end, so that checking the end is enough."""
+    return move != 0 and all(0 < offset <= move or move <= offset < 0 for offset, _ in trail)
 
 
 class Builder:
@@ -181,10 +197,12 @@ class Builder:
     def multiply(self, loop: Multiply) -> None:
         """A multiply loop, or a mere clear, at the present cell. It leaves zero there."""
         here = self.offset
-        if loop.factors:
-            beyond = [(at, place) for at, place in loop.trail if not self.least <= here + at <= self.most]
+        beyond = [(at, place) for at, place in loop.trail if not self.least <= here + at <= self.most]
+        if loop.factors or beyond:
             self.segment.steps.append(replace(loop, at=here, trail=beyond))
             self.pending.clear()
+            if beyond:
+                self.bounds = None  # the places that the loop goes to come before those behind it
         else:
             self.pending[here] = Step("set", here)
             self.segment.steps.append(self.pending[here])

@@ -229,12 +229,15 @@ def contents(place: Path) -> bytes | None:
         return None
 
 
-def put(place: Path, data: bytes) -> None:
-    """Write a file whole or not at all: beside its place, to disk, then moved. The parent folders are made."""
+def put(place: Path, data: bytes, mode: int = 0o666) -> None:
+    """Write a file whole or not at all: beside its place, to disk, then moved. The parent folders are made.
+
+    mode: permissions, less those that the umask takes.
+    """
     place.parent.mkdir(parents=True, exist_ok=True)
     fresh = place.with_name(f".{place.name}.{os.getpid()}")
     try:
-        with fresh.open("wb") as file:
+        with open(fresh, "wb", opener=lambda path, flags: os.open(path, flags, mode)) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -256,17 +259,16 @@ def host_program(task: Task) -> str:
     """Bring a host program up to date, or compare it; the state it is then in."""
     target, tools = targets.get(task.target), toolchain.find(task.plan.clang)
     inputs = host_inputs(target, tools)
-    if task.plan.check:
-        with tempfile.TemporaryDirectory(prefix="cnp-host-") as folder:
-            again = build_host(target, tools, Path(folder), inputs)
-            pairs = [(again, task.place), (facts_of(again), facts_of(task.place))]
-            same = all(fresh.read_bytes() == contents(place) for fresh, place in pairs)
-            return SAME if same else DIFFERS
-    if task.plan.keep is None and host_inputs_on_disk(target, task.place) == inputs:
+    if not task.plan.check and task.plan.keep is None and host_inputs_on_disk(target, task.place) == inputs:
         return FRESH
-    build_host(target, tools, task.plan.host_out, inputs)
-    if task.keep:
-        build_host(target, tools, task.keep, inputs)
+    with tempfile.TemporaryDirectory(prefix="cnp-host-") as scratch:
+        made = build_host(target, tools, task.keep or Path(scratch), inputs)
+        program, facts = made.read_bytes(), facts_of(made).read_bytes()
+    if task.plan.check:
+        same = (contents(task.place), contents(facts_of(task.place))) == (program, facts)
+        return SAME if same else DIFFERS
+    put(task.place, program, 0o777)
+    put(facts_of(task.place), facts)
     return BUILT
 
 

@@ -19,7 +19,8 @@ KINDS = {"imm": 2, "slot": 2, "cell": 2, "symbol": 2, "label": 1, "func": 1, "ta
 INTEGERS = {f"{sign}{bits}": bits // 8 for sign in "iu" for bits in (8, 16, 32, 64)}
 SCALARS = INTEGERS | {"f32": 4, "f64": 8}
 MOST_OPERANDS = 6
-IMMEDIATE = re.compile(r"[iu]([1-9]|[1-5]\d|6[0-4])|f32|f64")  #: what IMM(operand, type) may name: also u5 and the like
+#: What IMM(operand, type) may name: also u5 and the like.
+IMMEDIATE = re.compile(r"[iu]([1-9]|[1-5]\d|6[0-4])|f32|f64")
 
 
 @dataclass(frozen=True, slots=True)

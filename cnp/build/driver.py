@@ -87,7 +87,7 @@ def make(job: Job) -> Made:
     """As `build`, with the objects beside the file."""
     source = discover(job.source, job.toolchain, [*job.flags, *job.includes()])
     helpers = calls.find(source, job.toolchain, [*MEANING, *job.includes()])
-    text = wrappers.stencil_source(source, job.target, helpers.callers)
+    text = wrappers.stencil_source(source, job.target, helpers.callers, helpers.natives)
     with tempfile.TemporaryDirectory(prefix="cnp-") as scratch:
         folder = job.keep or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
@@ -97,7 +97,7 @@ def make(job: Job) -> Made:
             assemble(job, folder, "stencils", arranged.text),
             compile_plain(job, folder, "interpreter", interpreter.interpreter_source(source, helpers.callers)),
         ]
-    extracted = extract(objects, job.target, arranged.stack, lines_of)
+    extracted = extract(objects, job.target, arranged.stack, lines_of, helpers.signatures)
     file = library.pack(hand_over(job, source, extracted, arranged, helpers))
     return Made(file, tuple(objects), extracted)
 
@@ -236,7 +236,8 @@ def inputs_digest(job: Job) -> str:
     digest = hashlib.sha256()
     digest.update(json.dumps([job.flags, job.target.llvm_flags, job.toolchain.version, library.FORMAT]).encode())
     listed = job.toolchain.compile("-E", "-M", *job.flags, *job.includes(), job.source)
-    files = [Path(name) for name in re.split(r"(?<!\\)\s+", listed.replace("\\\n", " ").partition(":")[2].strip())]
+    names = re.split(r"(?<!\\)\s+", listed.replace("\\\n", " ").partition(":")[2].strip())
+    files = [Path(re.sub(r"\\([ #])", r"\1", name).replace("$$", "$")) for name in names]  # as make reads them
     package = Path(__file__).parents[1]
     types = [package / f"{name}.py" for name in ("library", "stencil", "target")]
     builder = sorted([*package.glob("build/*.py"), *package.glob("targets/*.py"), *types])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from elftools.elf.elffile import ELFFile
@@ -53,14 +53,19 @@ class Site:
 
 
 def extract(
-    objects: list[bytes], target: Target, stack: dict[str, int], lines: Mapping[str, int] | None = None
+    objects: list[bytes],
+    target: Target,
+    stack: dict[str, int],
+    lines: Mapping[str, int] | None = None,
+    helpers: Container[str] | None = None,
 ) -> Extracted:
     """Read all objects of one vocabulary. stack: native stack of each stencil, in bytes. lines: operation -> its
-    line in the C source, for messages."""
+    line in the C source, for messages. helpers: the functions that the source calls; what else an object asks for
+    is refused (None: nothing is)."""
     result = Extracted()
     routine_names = sorted({name for image in objects for name in routine_sections(ELFFile(io.BytesIO(image)))})
     for image in objects:
-        Reader(ELFFile(io.BytesIO(image)), target, result, routine_names, stack, lines or {}).read()
+        Reader(ELFFile(io.BytesIO(image)), target, result, routine_names, stack, lines or {}, helpers).read()
     result.routines = dict(sorted(result.routines.items()))
     return result
 
@@ -82,9 +87,10 @@ class Reader:
         routines: list[str],
         stack: dict[str, int],
         lines: Mapping[str, int],
+        helpers: Container[str] | None,
     ) -> None:
         self.elf, self.target, self.result = elf, target, result
-        self.routines, self.stack, self.lines = routines, stack, lines
+        self.routines, self.stack, self.lines, self.helpers = routines, stack, lines, helpers
         self.sections: list[Section] = list(elf.iter_sections())
         self.constants: dict[tuple[str, int], int] = {}
 
@@ -96,7 +102,8 @@ class Reader:
         for section in self.sections:
             if section.name in records and not self.is_code(section):
                 if section["sh_flags"] & ALLOCATED and not IGNORED.match(section.name):
-                    raise self.site(section.name).refuse("data that needs relocations has no place in a stencil")
+                    what = f"section {section.name}: data that needs relocations has no place in a stencil"
+                    raise self.user_of(section.name, records).refuse(what)
             elif found := STENCIL_SECTION.fullmatch(section.name):
                 key = found[2] + (found[3] or "")
                 parts.setdefault(key, {})[found[1]] = self.block(section, records.get(section.name, []))
@@ -104,7 +111,7 @@ class Reader:
                 name = section.name.removeprefix(".text.")
                 self.result.routines[name] = self.block(section, records.get(section.name, []))
             else:
-                self.check_known(section)
+                self.check_known(section, records)
         for key, blocks in parts.items():
             ordered = tuple(blocks[part] for part in ("hot", "cold") if part in blocks)
             self.result.stencils[key] = Stencil(ordered, self.stack.get(key.removesuffix(".far"), 0))
@@ -119,11 +126,17 @@ class Reader:
     def is_code(self, section: Section) -> bool:
         return bool(STENCIL_SECTION.fullmatch(section.name)) or section.name.startswith(".text")
 
-    def check_known(self, section: Section) -> None:
+    def user_of(self, name: str, records: dict[str, list[Record]]) -> Site:
+        """The stencil that refers to a section first, or the section itself."""
+        users = (user for user, found in records.items() if any(name in (r.section, r.symbol) for r in found))
+        return self.site(next((user for user in users if STENCIL_SECTION.fullmatch(user)), name))
+
+    def check_known(self, section: Section, records: dict[str, list[Record]]) -> None:
         known = section.name.startswith(".rodata") or IGNORED.match(section.name) or not section["sh_flags"] & ALLOCATED
         if not known and section.data_size:
             hint = "use cells, slots or helpers for what changes" if section.name.startswith((".data", ".bss")) else ""
-            raise self.site(section.name).refuse(f"a section that no stencil may have ({hint or 'unknown'})")
+            what = f"section {section.name} is one that no stencil may have ({hint or 'unknown'})"
+            raise self.user_of(section.name, records).refuse(what)
 
     def block(self, section: Section, records: list[Record]) -> Block:
         """One section as code with holes."""
@@ -193,6 +206,11 @@ class Reader:
             raise site.refuse(f"it refers to section {record.section} ({name}); use cells, slots or helpers for data")
         if name.startswith("cnp."):
             raise site.refuse(f"symbol {name!r} has no meaning")
+        if name in self.routines:  # of another object
+            return What.ROUTINE, self.routines.index(name), addend
+        if self.helpers is not None and name not in self.helpers:
+            hint = "a variable, or a library function that the compiler calls by itself"
+            raise site.refuse(f"it asks for {name!r}, which is no helper of the source ({hint})", symbol=name)
         if name not in self.result.imports:
             self.result.imports.append(name)
         return What.IMPORT, self.result.imports.index(name), addend

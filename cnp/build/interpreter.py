@@ -17,6 +17,18 @@ from cnp.build.wrappers import HEADER_BYTES, value_of, variants
 from cnp.stencil import Operand
 
 RUN = r"""
+/* What the compiler calls by itself to copy and clear large states. */
+__attribute__((used)) void *memcpy(void *to, const void *from, __SIZE_TYPE__ size) {
+    __SIZE_TYPE__ i = 0;
+    if (!(((u64)to | (u64)from) & 7))
+        for (; i + 8 <= size; i += 8) *(u64 *)((char *)to + i) = *(const u64 *)((const char *)from + i);
+    for (; i < size; i++) ((char *)to)[i] = ((const char *)from)[i];
+    return to;
+}
+__attribute__((used)) void *memset(void *to, int value, __SIZE_TYPE__ size) {
+    for (__SIZE_TYPE__ i = 0; i < size; i++) ((char *)to)[i] = (char)value;
+    return to;
+}
 struct cnp_record { u16 operation, immediates; u32 position; u64 operand[6]; };
 static void cnp_save(cnp_state *s) { struct cnp_saved *to = (void *)(s->cnp_frame - CNP_HEADER_SIZE); CNP_SAVE }
 static void cnp_restore(cnp_state *s) { struct cnp_saved *from = (void *)(s->cnp_frame - CNP_HEADER_SIZE); CNP_RESTORE }
@@ -32,16 +44,16 @@ static cnp_word cnp_leave(cnp_state *s, u32 position, u32 kind, u32 code, int in
         context->kind = kind;
         context->frame = s->cnp_frame;
     }
-    return (cnp_word){ 0, 1 };
+    return (cnp_word){ 0, 0 };
 }
 static cnp_word cnp_steps(cnp_state *s, const struct cnp_record *pc);
 CNP_INLINE cnp_word cnp_call(cnp_state *s, cnp_func function, void *base) {
     cnp_header *mine = CNP_HEADER(s->cnp_frame);
     if (mine->context->pending) {
         mine->context->pending = 0;
-        return (cnp_word){ mine->context->pending_value, 0 };
+        return (cnp_word){ mine->context->pending_value, 1 };
     }
-    if (mine->depth == 0) return (cnp_word){ TRAP(CNP_TRAP_DEPTH), 1 };
+    if (mine->depth == 0) return (cnp_word){ TRAP(CNP_TRAP_DEPTH), 0 };
     char *frame = (char *)base + CNP_HEADER_SIZE;
     CNP_HEADER(frame)->depth = mine->depth - 1;
     CNP_HEADER(frame)->outer = 0;
@@ -49,32 +61,37 @@ CNP_INLINE cnp_word cnp_call(cnp_state *s, cnp_func function, void *base) {
     cnp_state callee = *s;
     callee.cnp_frame = frame;
     cnp_word result = cnp_steps(&callee, (const struct cnp_record *)function);
-    if (result.abnormal) result.value = CNP_UNWIND;
+    if (!result.frame) result.value = CNP_UNWIND;
+    CNP_STATE(CNP_BURY)
     return result;
 }
-static __attribute__((noinline)) cnp_word cnp_steps(cnp_state *state, const struct cnp_record *pc) {
-    cnp_state now = *state, before, *s = &now;
+static __attribute__((noinline)) cnp_word cnp_steps(cnp_state *cnp_initial, const struct cnp_record *cnp_pc) {
+    cnp_state cnp_now = *cnp_initial, cnp_before, *s = &cnp_now;
     for (;;) {
-        char *frame = now.cnp_frame;
-        const u64 *o = pc->operand;
-        cnp_go go = NEXT;
-        int calls = 0;
-        switch (pc->operation) {
+        char *cnp_at = cnp_now.cnp_frame;
+        const u64 *cnp_o = cnp_pc->operand;
+        cnp_go cnp_next = NEXT;
+        int cnp_calls = 0;
+        switch (cnp_pc->operation) {
 @CASES@
-            default: go = TRAP(CNP_TRAP_UNREACHABLE);
+            default: cnp_next = TRAP(CNP_TRAP_UNREACHABLE);
         }
-        if (calls && CNP_CONTEXT->raised)
-            return cnp_leave(&before, pc->position, 2, (u32)CNP_CONTEXT->raised, 0);
-        switch (CNP_KIND(go)) {
-            case CNP_NEXT: pc++; break;
-            case CNP_JUMP: pc = (const struct cnp_record *)(__UINTPTR_TYPE__)CNP_PAYLOAD(go); break;
-            case CNP_TABLE: pc = (const struct cnp_record *)(__UINTPTR_TYPE__)now.cnp_to; break;
-            case CNP_EXIT: return cnp_leave(s, pc->position, 1, 0, 0);
-            case CNP_TRAP: return cnp_leave(s, pc->position, 2, (u32)CNP_PAYLOAD(go), 0);
-            case CNP_UNWIND: return cnp_leave(&before, pc->position, 0, 0, 1);
+        if (cnp_calls && CNP_CONTEXT->raised)
+            return cnp_leave(&cnp_before, cnp_pc->position, 2, (u32)CNP_CONTEXT->raised, 0);
+        switch (CNP_KIND(cnp_next)) {
+            case CNP_NEXT: cnp_pc++; break;
+            case CNP_JUMP: cnp_pc = (const struct cnp_record *)(__UINTPTR_TYPE__)CNP_PAYLOAD(cnp_next); break;
+            case CNP_TABLE: cnp_pc = (const struct cnp_record *)(__UINTPTR_TYPE__)cnp_now.cnp_to; break;
+            case CNP_EXIT: return cnp_leave(s, cnp_pc->position, 1, 0, 0);
+            case CNP_TRAP: return cnp_leave(s, cnp_pc->position, 2, (u32)CNP_PAYLOAD(cnp_next), 0);
+            case CNP_UNWIND:
+                s = &cnp_before;
+                s->cnp_dead = cnp_now.cnp_dead;
+                CNP_STATE(CNP_BURY)
+                return cnp_leave(s, cnp_pc->position, 0, 0, 1);
             default:
-                if (CNP_HEADER(frame)->outer) cnp_save(s);
-                return (cnp_word){ CNP_RESULT_WORD, 0 };
+                if (CNP_HEADER(cnp_at)->outer) cnp_save(s);
+                return (cnp_word){ CNP_RESULT_WORD, 1 };
         }
     }
 }
@@ -83,7 +100,7 @@ void cnp_interpret(char *frame, const struct cnp_record *record) {
     cnp_restore(&state);
     cnp_word result = cnp_steps(&state, record);
     cnp_context *context = CNP_HEADER(frame)->context;
-    if (result.abnormal) return;
+    if (!result.frame) return;
     context->kind = 0;
     context->value = result.value;
 }
@@ -115,22 +132,22 @@ def interpreter_source(source: Source, callers: frozenset[str]) -> str:
 def body_case(item: Declaration, callers: frozenset[str]) -> str:
     """Call the body, and its slow part when it asks for it."""
     values = "".join(f", {argument(operand, number)}" for number, operand in enumerate(item.operands))
-    code = f"go = {item.name}(s{values});"
+    code = f"cnp_next = {item.name}(s{values});"
     if item.kind == "slow":
-        code += f" if (go == SLOW) go = {item.name}_slow(s{values});"
+        code += f" if (cnp_next == SLOW) cnp_next = {item.name}_slow(s{values});"
     calls = bool(callers & {item.name, f"{item.name}_slow"})
     careful = calls or any(operand.kind == "func" for operand in item.operands)
-    return f"before = now; calls = {int(calls)}; {code}" if careful else code
+    return f"cnp_before = cnp_now; cnp_now.cnp_dead = (struct cnp_flags){{ 0 }}; cnp_calls = {int(calls)}; {code}" if careful else code
 
 
 def argument(operand: Operand, number: int) -> str:
-    word = f"o[{number}]"
+    word = f"cnp_o[{number}]"
     match operand.kind:
         case "imm":
             return value(operand.ctype, word)
         case "slot":
             low = f" + CNP_LOW({SCALARS[operand.ctype]})" if operand.ctype in SCALARS else ""
-            return f"({operand.ctype} *)(frame + {word}{low})"
+            return f"({operand.ctype} *)(cnp_at + {word}{low})"
         case "label":
             return word
         case "func":
@@ -153,10 +170,10 @@ def value(ctype: str, word: str) -> str:
 def read(item: Declaration, operand: Operand, number: int) -> str:
     """An input of a pure operation: a slot, or an immediate where it may be one."""
     ctype = operand.ctype
-    slot = f"*({ctype} *)(frame + o[{number}] + CNP_LOW(sizeof({ctype})))"
+    slot = f"*({ctype} *)(cnp_at + cnp_o[{number}] + CNP_LOW(sizeof({ctype})))"
     if operand.kind != "in/imm":
         return slot
-    return f"(pc->immediates >> {number} & 1 ? {value(ctype, f'o[{number}]')} : {slot})"
+    return f"(cnp_pc->immediates >> {number} & 1 ? {value(ctype, f'cnp_o[{number}]')} : {slot})"
 
 
 def pure_case(name: str, item: Declaration, operands: tuple[Operand, ...]) -> str:
@@ -166,19 +183,19 @@ def pure_case(name: str, item: Declaration, operands: tuple[Operand, ...]) -> st
         ctype = operands[0].ctype
         if ctype not in ("f32", "f64") and SCALARS[ctype] < 8:
             ctype, result = "u64", f"(u64)(u32)({result})"
-        return f"*({ctype} *)(frame + o[0] + CNP_LOW(sizeof({ctype}))) = {result};"
+        return f"*({ctype} *)(cnp_at + cnp_o[0] + CNP_LOW(sizeof({ctype}))) = {result};"
 
     if item.kind == "load":
-        return write(f"{item.name}((const char *)(__UINTPTR_TYPE__){read(item, operands[1], 1)} + (i32)o[2])")
+        return write(f"{item.name}((const char *)(__UINTPTR_TYPE__){read(item, operands[1], 1)} + (i32)cnp_o[2])")
     if item.kind == "store":
-        address = f"(char *)(__UINTPTR_TYPE__){read(item, operands[0], 0)} + (i32)o[1]"
+        address = f"(char *)(__UINTPTR_TYPE__){read(item, operands[0], 0)} + (i32)cnp_o[1]"
         return f"{item.name}({address}, {read(item, operands[2], 2)});"
     branch = name != item.name
     inputs = [(n, o) for n, o in enumerate(operands) if o.kind.startswith("in")]
     values = ", ".join(read(item, operand, number) for number, operand in inputs)
     if branch:
-        return f"if ({item.name}({values})) go = JUMP(o[{len(operands) - 1}]);"
+        return f"if ({item.name}({values})) cnp_next = JUMP(cnp_o[{len(operands) - 1}]);"
     if item.kind == "trap":
-        code = f"u32 trap = {item.name}_trap({values}); if (trap) go = TRAP(trap); else {write(f'{item.name}({values})')}"
+        code = f"u32 cnp_trap = {item.name}_trap({values}); if (cnp_trap) cnp_next = TRAP(cnp_trap); else {write(f'{item.name}({values})')}"
         return f"{{ {code} }}"
     return write(f"{item.name}({values})")

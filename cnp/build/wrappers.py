@@ -7,6 +7,7 @@ jump. What the target's prelude must define, with `i` the number of the operand 
     CNP_IMM64(i) u64 · CNP_IMM32S(i) i64 · CNP_IMM32U(i) u32     the value of an immediate, any value
     CNP_ADDRESS(i) u64                                           the address of a cell, table or symbol
     CNP_SLOT(i), CNP_SLOT_WIDE(i) char *                         the address of a slot: the short and the long way
+    CNP_LESS(a, b) u64                                           optional: a - b in one instruction, b a number in it
     CNP_FOLD(i) i64                                              where `Target.folds`: an immediate as an address
     CNP_HOLE_DECLARE(i)                                          declarations that these need, if any
     CNP_READ_type(i), CNP_WRITE_type(i, value)                   optional: a slot access in one instruction
@@ -25,6 +26,14 @@ FLOATS = ("f32", "f64", "float", "double")
 HEADER_BYTES = 32
 
 COMMON = r"""
+#define CNP_ANY(word) __asm__ volatile("" : "=r"(word))
+#define CNP_FIRST_HALF(number) ((u64)(u32)(number) << (CNP_LOW(4) * 8))
+/* After a native call the frame is found from the callee's, where their distance is a number in the code. */
+#ifdef CNP_LESS
+#define CNP_COME_BACK(callee) s->cnp_frame = (char *)CNP_LESS(callee, distance);
+#else
+#define CNP_COME_BACK(callee)
+#endif
 #define CNP_PASTE(a, b) CNP_PASTE_(a, b)
 #define CNP_PASTE_(a, b) a##b
 #ifndef CNP_HOLE_DECLARE
@@ -36,6 +45,7 @@ COMMON = r"""
 #endif
 #define CNP_TAIL(to) do { CNP_CLOSE __attribute__((musttail)) return to(CNP_GIVE); } while (0)
 #define CNP_TAIL_UNCHANGED(to) do { __attribute__((musttail)) return to(CNP_GIVE_BACK); } while (0)
+#define CNP_TAIL_LIVE(to) do { CNP_CLOSE_DEAD __attribute__((musttail)) return to(CNP_GIVE_LIVE); } while (0)
 #ifndef CNP_TAIL_INDIRECT
 #define CNP_TAIL_INDIRECT(to) CNP_TAIL(((cnp_code *)(to)))
 #endif
@@ -63,7 +73,7 @@ ACCESS = r"""
 RETURN = r"""
         case CNP_RETURN:
             if (unlikely(CNP_HEADER(cnp_frame)->outer)) CNP_TAIL(cnp_leave_return);
-            return (cnp_word){ CNP_VALUE, 0 };
+            return (cnp_word){ CNP_VALUE, (u64)cnp_frame };
 """
 
 
@@ -125,7 +135,7 @@ def forms(name: str, item: Declaration, operands: tuple[Operand, ...], target: T
         choices = [(*choice, kind) for choice in choices for kind in kinds]
     choices = [choice for choice in choices if not constant(choice, operands)]
     has_slots = any("slot" in choice for choice in choices)
-    found = []
+    found: list[Shape] = []
     for wide, folded in ((False, True), (False, False), (True, False)):
         if wide > (target.wide and has_slots) or folded > target.folds:
             continue
@@ -166,8 +176,9 @@ def accept(kind: str, operand: Operand, wide: bool, target: Target) -> Accept:
 # ---- the stencil source
 
 
-def stencil_source(source: Source, target: Target, callers: frozenset[str]) -> str:
-    """The C text of all stencils and routines of a vocabulary. callers: bodies that call helpers."""
+def stencil_source(source: Source, target: Target, callers: frozenset[str], natives: frozenset[str]) -> str:
+    """The C text of all stencils and routines of a vocabulary. callers: bodies that call helpers; natives: bodies
+    that make native calls."""
     parts = [
         "/* Printed by the builder from the declarations of the source. */",
         f'#include "{source.path.name}"',
@@ -181,19 +192,21 @@ def stencil_source(source: Source, target: Target, callers: frozenset[str]) -> s
         *(f'CNP_DECLARE_TAIL(cnp_to_{name}, "cnp.leave.{name}")' for name in ("exit", "trap", "unwind")),
         'CNP_DECLARE_TAIL(cnp_to_next, "cnp.next")',
         routines(source),
-        *(wrapper(shape, source, callers) for shape in shapes(source, target)),
+        *(wrapper(shape, source, callers, natives) for shape in shapes(source, target)),
     ]
     return "\n".join(parts) + "\n"
 
 
 def state_macros(source: Source, target: Target) -> str:
-    """CNP_TAKE (parameters), CNP_GIVE (the state as it is), CNP_GIVE_BACK (as it came), CNP_OPEN, CNP_CLOSE."""
+    """CNP_TAKE (parameters), CNP_GIVE (the state as it is), CNP_GIVE_BACK (as it came), CNP_GIVE_LIVE (as it came but for
+    what is dead), CNP_OPEN, CNP_CLOSE."""
     plan = layout(source, target)
     ints = [(ctype, f"cnp_in_{name}", f"S.{name}") for ctype, name in plan.ints]
     while len(ints) < target.frame_position:
         pad = f"cnp_pad_{len(ints)}"
         ints.append(("u64", pad, pad))
     ints.insert(target.frame_position, ("char *", "cnp_frame", "cnp_frame"))
+    pads = [name for _, name, _ in ints if name.startswith("cnp_pad")]
     words = ints + [(ctype, f"cnp_in_{name}", f"S.{name}") for ctype, name in plan.floats]
     saved = "((struct cnp_saved *)(cnp_frame - CNP_HEADER_SIZE))"
     registers = [name for _, name in (*plan.ints, *plan.floats)]
@@ -206,14 +219,17 @@ def state_macros(source: Source, target: Target) -> str:
         "CNP_TAKE": ", ".join(f"{ctype} {name}" for ctype, name, _ in words),
         "CNP_GIVE": ", ".join(value for _, _, value in words),
         "CNP_GIVE_BACK": ", ".join(name for _, name, _ in words),
+        "CNP_GIVE_LIVE": ", ".join(live(name, value) for _, name, value in words),
+        "CNP_CLOSE_DEAD": " ".join(f"if (S.cnp_dead.{name}) {saved}->{name} = 0;" for name in homes),
         "CNP_OPEN": "cnp_state S = { " + ", ".join([*opens, ".cnp_frame = cnp_frame"]) + " };",
         "CNP_CLOSE": " ".join(f"{saved}->{name} = S.{name};" for name in homes),
         "CNP_LOAD_STATE": " ".join(loads),
         "CNP_SAVE_STATE": " ".join(saves),
-        "CNP_PADS": " ".join(f"u64 {name} = 0;" for _, name, _ in words if name.startswith("cnp_pad")),
+        "CNP_PADS": " ".join(f"u64 {name};" for name in pads),
+        "CNP_FORGET": " ".join(f"CNP_ANY({name});" for name in pads),
         "CNP_COPY_HOMES(to)": " ".join(f"((struct cnp_saved *)((to) - CNP_HEADER_SIZE))->{n} = s->{n};" for n in homes),
         "CNP_STATE_OF_CALLER": ", ".join(
-            value.replace("S.", "s->") if value.startswith("S.") else "0" if "pad" in value else "frame"
+            value.replace("S.", "s->") if value.startswith("S.") else value.replace("cnp_frame", "frame")
             for _, _, value in words
         ),
         "CNP_VALUE": value_of(source),
@@ -223,6 +239,12 @@ def state_macros(source: Source, target: Target) -> str:
         f'_Static_assert(sizeof({ctype}) <= 8, "state field {name} does not fit a word");' for ctype, name in source.state
     )
     return f"struct cnp_saved {{ {fields} }};\n{checks}\n" + "\n".join(f"#define {k} {v}" for k, v in lines.items())
+
+
+def live(name: str, value: str) -> str:
+    """C text of a word as it came, 0 where the body has declared it dead."""
+    field = value.removeprefix("S.")
+    return name if field == value else f"(S.cnp_dead.{field} ? 0 : {name})"
 
 
 def value_of(source: Source) -> str:
@@ -242,7 +264,7 @@ CNP_CC CNP_HIDDEN __attribute__((noinline)) cnp_word cnp_leave_{name}(CNP_TAKE) 
     CNP_OPEN CNP_SAVE_STATE
     cnp_header *header = CNP_HEADER(cnp_frame);
     {leave}
-    return (cnp_word){{ 0, 1 }};
+    return (cnp_word){{ (u64)cnp_frame, 0 }};
 }}
 CNP_CC __attribute__((used)) cnp_word cnp_stub_{name}(CNP_TAKE) __asm__("cnp.stub.{name}");
 CNP_CC cnp_word cnp_stub_{name}(CNP_TAKE) {{
@@ -256,27 +278,34 @@ CNP_CC cnp_word cnp_stub_{name}(CNP_TAKE) {{
         + """
 CNP_CC CNP_HIDDEN __attribute__((noinline)) cnp_word cnp_leave_return(CNP_TAKE) {
     CNP_OPEN CNP_SAVE_STATE
-    return (cnp_word){ CNP_VALUE, 0 };
+    return (cnp_word){ CNP_VALUE, (u64)cnp_frame };
 }
 void cnp_enter(char *cnp_frame, cnp_code *code) {
-    cnp_state S; CNP_PADS CNP_LOAD_STATE
+    cnp_state S; CNP_PADS CNP_FORGET CNP_LOAD_STATE
     cnp_word result = code(CNP_GIVE);
     cnp_context *context = CNP_HEADER(cnp_frame)->context;
-    if (result.abnormal) return;
+    if (!result.frame) return;
     context->kind = 0;
     context->value = result.value;
 }
 CNP_INLINE cnp_word cnp_call(cnp_state *s, cnp_func function, void *base) {
     cnp_header *mine = CNP_HEADER(s->cnp_frame);
     u32 depth = mine->depth;
-    if (unlikely(depth == 0)) return (cnp_word){ TRAP(CNP_TRAP_DEPTH), 1 };
+    if (unlikely(depth == 0)) return (cnp_word){ TRAP(CNP_TRAP_DEPTH), 0 };
     char *frame = (char *)base + CNP_HEADER_SIZE;
-    CNP_HEADER(frame)->depth = depth - 1;
-    CNP_HEADER(frame)->outer = 0;
+    *(u64 *)&CNP_HEADER(frame)->depth = CNP_FIRST_HALF(depth - 1); /* and outer = 0: one store */
     CNP_HEADER(frame)->context = mine->context;
     CNP_COPY_HOMES(frame)
+    i64 distance = frame - s->cnp_frame;
+    CNP_PADS CNP_FORGET
     cnp_word result = ((cnp_code *)function)(CNP_STATE_OF_CALLER);
-    if (unlikely(result.abnormal)) result.value = CNP_UNWIND;
+    if (unlikely(!result.frame)) {
+        CNP_COME_BACK(result.value)
+        result.value = CNP_UNWIND;
+    } else {
+        CNP_COME_BACK(result.frame)
+    }
+    CNP_STATE(CNP_BURY)
     return result;
 }
 """
@@ -293,12 +322,12 @@ LEAVES = {
 }
 
 
-def wrapper(shape: Shape, source: Source, callers: frozenset[str]) -> str:
+def wrapper(shape: Shape, source: Source, callers: frozenset[str], natives: frozenset[str]) -> str:
     """The stencil of one form, and its slow part if it has one."""
     item = shape.declaration
     if item.kind in ("op", "slow"):
         parts = [
-            body_stencil(shape, source, callers, part) for part in (("slow", "hot") if item.kind == "slow" else ("hot",))
+            body_stencil(shape, source, callers, natives, part) for part in (("slow", "hot") if item.kind == "slow" else ("hot",))
         ]
         return "\n".join(parts)
     c_name = symbol(shape)
@@ -318,7 +347,7 @@ def opening(c_name: str, text: str) -> str:
     )
 
 
-def body_stencil(shape: Shape, source: Source, callers: frozenset[str], part: str) -> str:
+def body_stencil(shape: Shape, source: Source, callers: frozenset[str], natives: frozenset[str], part: str) -> str:
     """A body that says what happens next, and the obedience to it."""
     item = shape.declaration
     arguments = "".join(f", {argument(shape, number)}" for number in range(len(item.operands)))
@@ -330,25 +359,28 @@ def body_stencil(shape: Shape, source: Source, callers: frozenset[str], part: st
         if operand.kind == "label"
     )
     raised = (
-        "u64 raised = CNP_HEADER(cnp_frame)->context->raised;\n    if (unlikely(raised)) "
-        "{ CNP_HEADER(cnp_frame)->code = (u32)raised; CNP_TAIL_UNCHANGED(cnp_to_trap); }"
+        "u64 cnp_raised = CNP_HEADER(cnp_frame)->context->raised;\n    if (unlikely(cnp_raised)) "
+        "{ CNP_HEADER(cnp_frame)->code = (u32)cnp_raised; CNP_TAIL_UNCHANGED(cnp_to_trap); }"
         if name in callers
         else ""
     )
+    forget = "CNP_FORGET" if name in callers | natives else ""
+    back = "cnp_frame = S.cnp_frame;" if name in natives else ""
     text = f"cnp.stencil.{shape.key}" if part == "hot" else f"cnp.slow.{shape.key}"
     return f"""{opening(symbol(shape, "stencil" if part == "hot" else "slow"), text)} {{
     CNP_OPEN
-    cnp_go go = {name}(&S{arguments});
+    cnp_go cnp_next = {name}(&S{arguments});
+    {forget} {back}
     {raised}
-    switch (go) {{
+    switch (cnp_next) {{
         case NEXT: CNP_TAIL(cnp_to_next);
         {slow}
         {jumps}
         case EXIT: CNP_TAIL(cnp_to_exit);
-        case CNP_UNWIND: CNP_TAIL_UNCHANGED(cnp_to_unwind);
+        case CNP_UNWIND: CNP_TAIL_LIVE(cnp_to_unwind);
         case CNP_TABLE: CNP_TAIL_INDIRECT(S.cnp_to);
         {RETURN.strip()}
-        default: CNP_LEAVE_TRAP(CNP_PAYLOAD(go));
+        default: CNP_LEAVE_TRAP(CNP_PAYLOAD(cnp_next));
     }}
 }}"""
 
@@ -420,5 +452,5 @@ def pure_code(shape: Shape) -> str:
     values = " ".join(f"{shape.operands[number].ctype} in{number} = {read(shape, number)};" for number in inputs)
     if branch:
         return f"{values} if ({name}({names})) CNP_TAIL_UNCHANGED(cnp_to_target_{len(shape.operands) - 1});"
-    trap = f"u32 trap = {name}_trap({names}); if (unlikely(trap)) CNP_LEAVE_TRAP(trap);" if item.kind == "trap" else ""
+    trap = f"u32 cnp_trap = {name}_trap({names}); if (unlikely(cnp_trap)) CNP_LEAVE_TRAP(cnp_trap);" if item.kind == "trap" else ""
     return f"{values} {trap} {write(shape, f'{name}({names})')}"

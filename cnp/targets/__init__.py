@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import platform
+import os
 import sys
 from importlib import import_module
 
@@ -35,5 +35,5 @@ def get(name: str) -> Target:
 
 def host_name() -> str:
     """The spelling that this machine uses for itself."""
-    machine = platform.machine().lower()
+    machine = os.uname().machine.lower()
     return "mips64el" if machine == "mips64" and sys.byteorder == "little" else machine

@@ -18,7 +18,7 @@ What is odd about it
     x21-x28     state words 0-7: helpers keep them       x19-x28, x29    kept, and the low halves of v8-v15
     x0-x7       state words 8-15                         the rest        changed
     v0-v7       state floats 0-7
-    x8-x17 x19  free within a stencil                    result of a stencil: x0 value, x1 abnormal
+    x8-x17 x19  free within a stencil                    result of a stencil: x0 value, x1 frame
 
 The convention would hand over seven more words (x10-x14, x9, x15). They are left to the stencils: a native
 call spills the state to the stack and needs registers of its own. Words of 8 or 16 bits are handed over in
@@ -151,7 +151,7 @@ def stack(mnemonic: str, arguments: str) -> int | None:
 SYNTAX = Syntax(
     jump=frozenset({"b"}),
     inverse=INVERSE,
-    ends=frozenset({"ret", "br", "brk"}),
+    ends=frozenset({"ret", "br"}),
     local=".LBB",
     emit_jump="\tb\t{}",
     stack=stack,

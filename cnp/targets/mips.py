@@ -19,6 +19,7 @@ What is odd about it
 
 * `lui` + `addiu` computes modulo 2^32 and sign-extends, so that every value of 32 bits, signed or unsigned, has its
   pair; and 32-bit values live in registers sign-extended, unsigned ones too.
+* An immediate of 16 signed bits is one instruction (`daddiu` from $zero): it has forms of its own (CNP_FOLD).
 * One relocation of n64 may compose three types, each applied to the result of the one before. Code without the
   GOT has plain ones only: the others are not in the table.
 * A function of another library expects its own address in $25 (it finds its GOT from there). So helpers are called

@@ -132,7 +132,7 @@ PRELUDE = r"""
     CNP_HIDDEN cnp_word name(CNP_TAKE) __asm__(text);                                                    \
     __attribute__((noinline, optnone)) cnp_word name(CNP_TAKE) {                                         \
         cnp_word cnp_unknown;                                                                            \
-        __asm__ volatile("" : "=r"(cnp_unknown.value), "=r"(cnp_unknown.abnormal) : : "memory");         \
+        __asm__ volatile("" : "=r"(cnp_unknown.value), "=r"(cnp_unknown.frame) : : "memory");         \
         return cnp_unknown;                                                                              \
     }
 #define CNP_TAIL_INDIRECT(to) do { CNP_CLOSE __asm__ volatile("mtctr %0" : : "r"(to) : "ctr", "memory"); \

@@ -52,6 +52,7 @@ PRELUDE = r"""
 #define CNP_ADDRESS(i) CNP_IMM64(i)
 #define CNP_FOLD(i)   ((i64)cnp_hole_##i)
 #define CNP_SLOT(i)   (cnp_frame + (i64)cnp_hole_##i)
+#define CNP_LESS(a, b) ({ u64 cnp_v = (a); __asm__("subq %1, %0" : "+r"(cnp_v) : "ri"(b)); cnp_v; })
 """
 
 OPPOSITE = "o/no b/ae e/ne be/a s/ns p/np l/ge le/g"
@@ -62,9 +63,9 @@ INVERSE = {
 
 def stack(mnemonic: str, arguments: str) -> int | None:
     """Bytes by which an instruction moves %rsp; None for a change that cannot be followed."""
-    if mnemonic.startswith("push"):
+    if mnemonic in ("push", "pushq"):
         return -8
-    if mnemonic.startswith("pop"):
+    if mnemonic in ("pop", "popq"):
         return 8
     if not arguments.endswith("%rsp") or mnemonic.startswith(("cmp", "test")):
         return 0
