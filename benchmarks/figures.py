@@ -28,7 +28,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
 
-import stack_vm  # type: ignore[import-not-found]  # noqa: E402
+import stack_vm  # noqa: E402
 
 from cnp.build import toolchain  # noqa: E402
 from cnp.targets import get  # noqa: E402

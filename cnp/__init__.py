@@ -18,7 +18,8 @@ from cnp.errors import (
     TrapError,
 )
 from cnp.library import Library
-from cnp.runtime import Activation, Assembler, Code, Entry, Frame, Result, Vocabulary, address, load
+from cnp.result import Activation, Result
+from cnp.runtime import Assembler, Code, Entry, Frame, Vocabulary, address, load
 
 __version__ = "0.1.0"
 

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
+from cnp import targets
 from cnp._backend import CallableSpec, closure
 from cnp.errors import StateError
 from cnp.signature import C_TYPES, Signature
@@ -28,9 +29,6 @@ CONTEXT_WORDS = 12
 KIND, FRAME, VALUE, FUEL, RAISED, BUDGET, QUANTUM, CLOCK = 0, 1, 2, 3, 4, 5, 6, 9
 
 HEADER = struct.Struct("=QIIIIQ")  # inner, op, code, depth, outer, context: the 32 bytes below slot 0
-
-#: Machines whose instruction fetch sees every store, by os.uname(): nothing has to be flushed.
-COHERENT = ("x86_64", "amd64", "AMD64")
 
 QUANTUM_FIRST, QUANTUM_MAX = 16, 1 << 14
 CALL_LOW, CALL_HIGH = 1_000_000, 5_000_000  # ns between two polls
@@ -88,7 +86,7 @@ class PureBackend:
         return PureCallable(self, spec)
 
     def flush(self, address: int, size: int) -> None:
-        if os.uname().machine not in COHERENT:
+        if not targets.get("host").coherent:
             raise StateError(
                 "this machine needs a flush of its instruction cache: cnp._core is missing", state="pure"
             )

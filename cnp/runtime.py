@@ -23,8 +23,9 @@ from typing import Any
 from cnp import frame as layout
 from cnp import interpret, memory, native, patch, targets
 from cnp.assembler import Assembler as BareAssembler
-from cnp.assembler import Cell, Function, Label, Op, Program
+from cnp.assembler import Cell, Function, Label, Op, Program, Slot, Symbol
 from cnp.errors import LabelError, LibraryError, OperandError, StateError, SymbolError, TrapError
+from cnp._backend import Helper
 from cnp.frame import FrameImage, Needs
 from cnp.library import Library
 from cnp.result import Activation, Result, read_result
@@ -34,6 +35,7 @@ DEPTH = 1000  #: calls that may be nested unless a run says otherwise
 NATIVE_MARGIN = 256 * 1024  #: native stack that is left to helpers
 NATIVE_FRAME = 64  #: return address, padding and alignment of one nested call beside what its stencil says
 INTERPRETED_FRAME = 2048  #: native stack of one nested call in the interpreter
+FUNCTION_POINTER = type(ctypes.CFUNCTYPE(None)()).__mro__[1]  #: what all ctypes functions are
 HELD = (7, 8)  #: trap codes that stand for a Python exception
 
 State = Mapping[str, int | float]
@@ -268,18 +270,20 @@ class CellsOf:
     """The cells of one operation as attributes; each access is atomic."""
 
     def __init__(self, code: Code, addresses: dict[str, int]) -> None:
-        object.__setattr__(self, "_code", code)
-        object.__setattr__(self, "_addresses", addresses)
+        self.__dict__["_code"] = code  # keeps the cells alive
+        self.__dict__["_addresses"] = addresses
+
+    def _address(self, name: str) -> int:
+        addresses: dict[str, int] = self.__dict__["_addresses"]
+        if name not in addresses:
+            raise AttributeError(f"no cell {name!r}; there are {', '.join(addresses)}")
+        return addresses[name]
 
     def __getattr__(self, name: str) -> int:
-        if name not in self._addresses:
-            raise AttributeError(f"no cell {name!r}; there are {', '.join(self._addresses)}")
-        return native.cell_load(self._addresses[name], 8)
+        return native.cell_load(self._address(name), 8)
 
     def __setattr__(self, name: str, value: int) -> None:
-        if name not in self._addresses:
-            raise AttributeError(f"no cell {name!r}; there are {', '.join(self._addresses)}")
-        native.cell_store(self._addresses[name], 8, value)
+        native.cell_store(self._address(name), 8, value)
 
 
 class Interpreter:
@@ -292,7 +296,7 @@ class Interpreter:
         program = interpret.interpreter_program(code.program)
         self._block = place(program, interpret.reachable_imports(code._helpers.address), code._helpers)
         self._routine = self._block.image.routines["cnp_interpret"]
-        names = {value.name for op in code.program.ops for value in op.values if isinstance(value, interpret.Symbol)}
+        names = {value.name for op in code.program.ops for value in op.values if isinstance(value, Symbol)}
         symbols = {name: found for name in names if (found := code._helpers.address(name)) is not None}
         data = interpret.records(code.program, self._base, self._cell, symbols)
         start = self._base - address(self._records)
@@ -362,7 +366,7 @@ class Helpers:
     def __init__(self, library: Library, given: Mapping[str, object]) -> None:
         self._given = dict(given)
         self._signatures = {item.name: item.signature for item in library.imports}
-        self._made: dict[str, native.Helper] = {}
+        self._made: dict[str, Helper] = {}
 
     def address(self, name: str) -> int | None:
         """Where a helper lies; None if nobody gave it."""
@@ -382,8 +386,9 @@ class Helpers:
 
 def pointer_value(value: object) -> int | None:
     """The address in a ctypes or cffi function pointer; None for anything else."""
-    if isinstance(value, ctypes._CFuncPtr):
-        return ctypes.cast(value, ctypes.c_void_p).value
+    if isinstance(value, FUNCTION_POINTER):
+        pointer: Any = value
+        return ctypes.cast(pointer, ctypes.c_void_p).value
     if type(value).__module__ == "_cffi_backend":
         from cffi import FFI
 
@@ -418,7 +423,7 @@ def needs(program: Program) -> Needs:
 
 def base_of(op: Op) -> int:
     """The largest slot offset that a calling operation can take as the base of its callee's frame."""
-    return max((value.offset for value in op.values if isinstance(value, interpret.Slot)), default=0)
+    return max((value.offset for value in op.values if isinstance(value, Slot)), default=0)
 
 
 # ---- before and after a run
@@ -440,7 +445,7 @@ def prepare(
     area.set_header(layout.pack_header(code.library, packed, deepest, area.context))
 
 
-def finish(code: Code, area: Frame, outer: tuple[Activation, ...] = (), root: int | None = None) -> Result:
+def finish(code: Code, area: FrameImage, outer: tuple[Activation, ...] = (), root: int | None = None) -> Result:
     """Read how a run ended; raise what a Python helper raised."""
     result = read_result(code.library, area, outer, root)
     if result.kind == "trap":

@@ -6,7 +6,7 @@ P the place.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -159,7 +159,7 @@ class Target:
     relocations: ELF type -> pieces. pairs: rewrites records so that each one stands alone.
     jump_size: bytes of the jump at the end of a stencil. veneer: jumps anywhere; its holes are filled with the
     address (What.OPERAND 0). island: code bytes between two islands of veneers, 0 when no jump is ever too short.
-    folds: small immediates also come as addresses, which fold into
+    coherent: instruction fetch sees every store, nothing has to be flushed. folds: small immediates also come as addresses, which fold into
     instructions. trap: fills unused code memory. probe: two functions `int f(void)` with their results, to test the memory with. slot_align: alignment of slot offsets in bytes that the short forms ask for.
     """
 
@@ -177,7 +177,7 @@ class Target:
     fastcc: bool
     prelude: str
     fields: dict[str, Field]
-    relocations: dict[int, tuple[Piece, ...]]
+    relocations: Mapping[int, tuple[Piece, ...]]
     syntax: Syntax
     jump_size: int
     veneer: Block
@@ -192,6 +192,7 @@ class Target:
     folds: bool = False
     llvm_flags: tuple[str, ...] = ()
     code_align: int = 4
+    coherent: bool = False
     pairs: Callable[[list[Record]], list[Record]] = lambda records: records
     capstone: tuple[str, tuple[str, ...]] = ("", ())
     ignored_sections: tuple[str, ...] = field(default_factory=tuple)

@@ -74,7 +74,7 @@ class RandomSource:
 def random_source(seed: int, count: int) -> RandomSource:
     """`count` bodies over a random state: from few words to more than any target has registers for."""
     rng = random.Random(f"bodies {seed}")
-    extra = rng.choice((0, 2, 12))
+    extra = rng.choice((0, 0, 0, 2, 2, 12))
     types = ["u64", "i64", "f64", *rng.choices(INTS, k=4 + extra), *rng.choices(FLOATS, k=1 + extra)]
     state = [(ctype, f"v{number}") for number, ctype in enumerate(types)] + [("char *", "p"), ("u64 *", "sp")]
     rng.shuffle(state)

@@ -25,7 +25,6 @@ from cnp import frame as layout
 from cnp import host, slot
 from cnp.assembler import Assembler, Cell, Label, Slot, Table
 from cnp.build import driver, toolchain
-from cnp.errors import BuildError
 from cnp.foreign import ForeignCode
 from cnp.frame import FrameImage
 from cnp.host import HostImage, Segment
@@ -405,6 +404,3 @@ def wrap(number: int, ctype: str) -> int:
     bits = int(ctype[1:])
     number &= (1 << bits) - 1
     return number - (1 << bits) if ctype[0] == "i" and number >> bits - 1 else number
-
-
-__all__ = ["Bodies", "BuildError"]

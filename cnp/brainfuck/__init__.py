@@ -1,8 +1,8 @@
 """Brainfuck on cnp: the first interpreter, and the example of how little one takes.
 
-    bf.c      the operations, in C
-    parse.py  source -> tree
-    here      tree -> program, and running it: here or on another target, compiled or interpreted
+bf.c      the operations, in C
+parse.py  source -> tree
+here      tree -> program, and running it: here or on another target, compiled or interpreted
 """
 
 from __future__ import annotations
@@ -91,7 +91,10 @@ class Compiler:
 
     def segment(self, segment: Segment) -> None:
         match segment.steps:
-            case [Bounds(trail)] if trail[-1][0] == segment.move and extent(trail) in ((0, segment.move), (segment.move, 0)):
+            case [Bounds(trail)] if trail[-1][0] == segment.move and extent(trail) in (
+                (0, segment.move),
+                (segment.move, 0),
+            ):
                 op = self.asm.op("step_right" if segment.move > 0 else "step_left", segment.move)
                 self.marks[op] = trail
                 return
@@ -148,7 +151,7 @@ class Linked:
         chosen = targets.get(target)
         compiled = compile_source(source, Library.load(rt.installed("brainfuck", chosen.name)))
         here = chosen.name == targets.get("host").name
-        self._run = (Here if here else There)(compiled, interpret).run
+        self._program: Here | There = Here(compiled, interpret) if here else There(compiled, interpret)
 
     def run(self, stdin: BinaryIO, stdout: BinaryIO, cells: int = CELLS, fuel: int | None = None) -> None:
         """Run on a fresh tape. Reading past the end of the input gives 0. fuel: rounds of loops, None for no limit.
@@ -156,7 +159,7 @@ class Linked:
         TapeError when the pointer leaves the tape, with line and column; KeyboardInterrupt as usual. What the
         program wrote before is written in any case.
         """
-        self._run(stdin, stdout, cells, fuel)
+        self._program.run(stdin, stdout, cells, fuel)
 
 
 def run(
@@ -203,7 +206,9 @@ class Here:
 
     def __init__(self, compiled: Compiled, interpret: bool) -> None:
         self.compiled, self.console = compiled, Console()
-        code = rt.Code(compiled.program, {"cnp_host_putc": self.console.put, "cnp_host_getc": self.console.get})
+        code = rt.Code(
+            compiled.program, {"cnp_host_putc": self.console.put, "cnp_host_getc": self.console.get}
+        )
         self.code, self.interpreter = code, code.interpreter if interpret else None
 
     def run(self, stdin: BinaryIO, stdout: BinaryIO, cells: int, fuel: int | None) -> None:

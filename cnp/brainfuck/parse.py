@@ -76,6 +76,7 @@ class Loop:
 
 
 Node = Segment | Scan | Loop
+Item = Node | Multiply | tuple[str, int]  #: what stands between brackets while they are read
 
 
 def where(source: str, position: int) -> tuple[int, int]:
@@ -86,7 +87,7 @@ def where(source: str, position: int) -> tuple[int, int]:
 
 def parse(source: str) -> list[Node]:
     """The program as a tree; SourceError for brackets that do not match."""
-    stack: list[tuple[int, list[Node | tuple[str, int]]]] = [(-1, [])]
+    stack: list[tuple[int, list[Item]]] = [(-1, [])]
     for position, command in enumerate(source):
         if command == "[":
             stack.append((position, []))
@@ -108,7 +109,7 @@ def unmatched(source: str, position: int, bracket: str) -> SourceError:
     return SourceError(f"line {line}, column {column}: {what}", line=line, column=column, what=what)
 
 
-def group(items: list[Node | tuple[str, int]]) -> list[Node]:
+def group(items: list[Item]) -> list[Node]:
     """Commands between loops become segments; simple loops become steps of the segment around them."""
     nodes: list[Node] = []
     builder = Builder()

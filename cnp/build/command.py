@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """The options, each with its help."""
     made = argparse.ArgumentParser(
-        prog=os.path.basename(sys.argv[0]) if sys.argv[0].endswith(".py") else "cnp build",
+        prog=script if (script := os.path.basename(sys.argv[0])) == "build_stencils.py" else "cnp build",
         description="Build stencil files: C operations compiled by clang, read out as templates with holes.",
     )
     names = "|".join([*targets.TARGETS, "host", "all"])

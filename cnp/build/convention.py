@@ -31,7 +31,7 @@ def to_fastcc(ir: str, target: str) -> str:
     """`ir` with `fastcc` at everything of the state's function type. BuildError if that type is not found, or if a
     call would disagree with its callee."""
     lines = ir.splitlines()
-    sites = [SITE.match(line) for line in lines]
+    sites = [SITE.match(line) if line.startswith(("de", "  ")) and "(" in line else None for line in lines]
     wanted = next((function_type(site) for site in sites if site and site["callee"] == PROBE), None)
     if wanted is None:
         raise refusal(f"the IR has no {PROBE}", target)

@@ -119,6 +119,7 @@ TARGET = Target(
     qemu="x86_64",
     wide=False,
     folds=True,
+    coherent=True,
     code_align=1,
     capstone=("X86", ("64",)),
 )

@@ -1,0 +1,194 @@
+"""The command line: run, build, export, list, dump, doctor. What a command needs is imported when it runs.
+
+Exit status: 0 fine, 1 an error that was told on stderr, 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
+
+import click
+
+from cnp import __version__
+from cnp.errors import CnpError, LibraryError
+
+if TYPE_CHECKING:
+    from cnp.library import Library
+
+LANGUAGES = ("c", "go", "rust", "json")
+MOST_CELLS = 1 << 30  #: of a Brainfuck tape
+
+
+class Commands(click.Group):
+    """Turns the exceptions of the library into one line and a status."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except CnpError as error:
+            fail(error.message)
+        except KeyboardInterrupt:
+            ctx.exit(130)
+        except ModuleNotFoundError as missing:
+            extra = {"capstone": "cli", "elftools": "build"}.get((missing.name or "").partition(".")[0])
+            if extra is None:
+                raise
+            fail(f"this command needs {missing.name}: pip install 'cnp[{extra}]'")
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # click ends quietly
+                raise
+            fail(str(error))
+
+
+def fail(message: str, prefix: str = "error: ") -> NoReturn:
+    """Tell what is wrong and exit with status 1."""
+    click.echo(prefix + message, err=True)
+    click.get_current_context().exit(1)
+
+
+def find_library(name: str, target: str | None) -> Library:
+    """A stencil file by its path, or by the name of one that came with the library. LibraryError, ToolError."""
+    from cnp import runtime, targets
+    from cnp.library import Library
+
+    if not (name.endswith(".cnp") or Path(name).is_file()):
+        return Library.load(runtime.installed(name, targets.get(target or "host").name))
+    library = Library.load(name)
+    if target is not None and targets.get(target).name != library.target.name:
+        raise LibraryError(f"{name} is for {library.target.name}, not for {target}", path=name)
+    return library
+
+
+target_option = click.option(
+    "--target",
+    metavar="T",
+    help="x86_64, aarch64, riscv64, ppc64le, mips64, mips64el (default: this machine)",
+)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="cnp")
+def cli() -> None:
+    """A copy-and-patch JIT library: operations written once, in C; machine code for five architectures."""
+
+
+@cli.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False))
+@click.option(
+    "--input", "given", type=click.File("rb"), default="-", help="what the program reads (default: stdin)"
+)
+@target_option
+@click.option("--interpret", is_flag=True, help="by the interpreter of the same operations")
+@click.option(
+    "--cells",
+    type=click.IntRange(1, MOST_CELLS),
+    default=1 << 16,
+    show_default=True,
+    help="length of the tape",
+)
+@click.option("--time", "timed", is_flag=True, help="tell on stderr how long compiling and running took")
+def run(file: str, given: BinaryIO, target: str | None, interpret: bool, cells: int, timed: bool) -> None:
+    """Run a Brainfuck program: compiled, or interpreted; on this machine, or another one in an emulator."""
+    from cnp import brainfuck
+
+    start = compiled = time.perf_counter()
+    try:
+        program = brainfuck.Linked(brainfuck.read_source(file), target or "host", interpret)
+        compiled = time.perf_counter()
+        program.run(given, click.get_binary_stream("stdout"), cells)
+    except (brainfuck.SourceError, brainfuck.TapeError) as error:
+        fail(error.what, f"{file}:{error.line}:{error.column}: ")
+    finally:
+        if timed:
+            end = time.perf_counter()
+            click.echo(f"compiled in {compiled - start:.3f} s, ran {end - compiled:.3f} s", err=True)
+
+
+@cli.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+def build(options: tuple[str, ...]) -> None:
+    """Build stencil files from C: the same as build_stencils.py, with the same options (see cnp build --help)."""
+    from cnp.build import command
+
+    click.get_current_context().exit(command.main(options))
+
+
+@cli.command()
+@click.argument("library", metavar="NAME_OR_FILE")
+@target_option
+@click.option("--as", "language", type=click.Choice(LANGUAGES), required=True)
+@click.option("--out", type=click.Path(dir_okay=False), help="(default: stdout)")
+def export(library: str, target: str | None, language: str, out: str | None) -> None:
+    """Print a stencil table for runtimes in other languages (docs/export.md)."""
+    from cnp import export as tables
+
+    text = tables.export(find_library(library, target), language)
+    if out is None:
+        click.echo(text, nl=False)
+    else:
+        Path(out).write_text(text, encoding="ascii")
+
+
+@cli.command("list")
+@click.argument("library", metavar="[NAME_OR_FILE]", default="ops")
+@target_option
+def list_operations(library: str, target: str | None) -> None:
+    """List operations: operands, forms, bytes and holes."""
+    from cnp import show
+
+    loaded = find_library(library, target)
+    rows = show.list_rows(loaded)
+    if sys.stdout.isatty() and print_table(show.summary(loaded), show.COLUMNS, rows):
+        return
+    for line in show.aligned([show.COLUMNS, *rows]):
+        click.echo(line)
+
+
+def print_table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> bool:
+    """A table on the terminal, an operation's name once; False where rich is missing."""
+    try:
+        from rich.console import Console
+        from rich.table import Table
+    except ImportError:
+        return False
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number < 3 else "right", no_wrap=number == 0)
+    previous = ""
+    for row in rows:
+        table.add_row(*(("", "", *row[2:]) if row[0] == previous else row))
+        previous = row[0]
+    Console(highlight=False).print(table)
+    return True
+
+
+@cli.command()
+@click.argument("operation", metavar="OP")
+@click.option("--library", default="ops", show_default=True, metavar="NAME_OR_FILE")
+@target_option
+def dump(operation: str, library: str, target: str | None) -> None:
+    """Show the code of an operation: blocks, disassembly, and what goes into each hole."""
+    from cnp import show
+
+    for line in show.dump(find_library(library, target), operation):
+        click.echo(line)
+
+
+@cli.command()
+def doctor() -> None:
+    """Tell what works here and what to do about the rest. Exit status 1 when something is broken."""
+    from cnp import doctor as checks
+
+    colours = {checks.OK: "green", checks.MISSING: "yellow", checks.BROKEN: "red"}
+    broken = False
+    for check in checks.examine():
+        state = click.style(f"{check.state:8}", fg=colours[check.state])
+        click.echo(f"{state} {check.subject:10} {check.finding}")
+        if check.advice:
+            click.echo(f"{'':19} -> {check.advice}")
+        broken |= check.state == checks.BROKEN
+    click.get_current_context().exit(int(broken))

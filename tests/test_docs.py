@@ -1,0 +1,70 @@
+"""What README and docs/ say is true: code runs, commands exist, links lead somewhere, tests that are named are there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from cnp import targets
+
+HOME = Path(__file__).resolve().parents[1]
+PAGES = sorted([HOME / "README.md", *(HOME / "docs").glob("*.md")])
+
+pytestmark = pytest.mark.checkout
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The fenced code of one language."""
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
+
+
+def test_readme_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first screen: build the C, run the Python, see the output that its comments promise."""
+    from cnp.build.command import main
+
+    (tmp_path / "sum.c").write_text(blocks(HOME / "README.md", "c")[0])
+    host = targets.get("host").name
+    monkeypatch.chdir(tmp_path)
+    assert main(["--source", "sum.c", "--target", host, "--out", "."]) == 0
+    capsys.readouterr()
+    python = blocks(HOME / "README.md", "python")[0].replace("x86_64", host)
+    exec(compile(python, "README.md", "exec"), {})
+    promised = re.findall(r"print\(.*#\s+(\d+)", python)
+    assert promised
+    assert capsys.readouterr().out.split() == promised
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+        assert (page.parent / link).exists(), f"{page.name} links to {link}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_named_files(page: Path) -> None:
+    """Files of the project that a page names exist."""
+    for name in re.findall(r"`((?:cnp|tests|docs|stencils|examples|benchmarks)/[\w./-]+)`", page.read_text()):
+        assert (HOME / name).exists(), f"{page.name} names {name}"
+
+
+def test_contract_names_every_register_count() -> None:
+    """The table of state registers in docs/contract.md is what the targets say."""
+    rows = re.findall(r"^\| ([\w-]+) \| (\d+) \| (\d+) \|$", (HOME / "docs" / "contract.md").read_text(), re.MULTILINE)
+    assert len(rows) == 5
+    for name, ints, floats in rows:
+        target = targets.get(name)
+        assert (target.ints, target.floats) == (int(ints), int(floats)), name
+
+
+def test_contract_lists_every_trap() -> None:
+    """cnp.h, cnp/frame.py and the page have the same trap codes."""
+    from cnp.frame import TRAPS
+
+    header = (HOME / "stencils" / "cnp.h").read_text()
+    names = re.search(r"CNP_TRAP_NONE,(.*?)CNP_TRAP_USER", header, re.DOTALL)
+    assert names is not None
+    assert len(re.findall(r"CNP_TRAP_\w+", names[1])) == len(TRAPS) - 1
+    page = (HOME / "docs" / "contract.md").read_text()
+    assert all(f"| {code} |" in page for code in range(1, len(TRAPS)))
