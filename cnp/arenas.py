@@ -13,7 +13,7 @@ Two schemes, because no single one works everywhere:
            that a flip never concerns a neighbour. For kernels without an executable memfd, and for emulators
            that keep running stale code after a write through another view (qemu-user does).
 
-Whoever uses an arena is alone with it: locks, forks and the choice of the scheme are the business of cnp/memory.py.
+Whoever uses an arena is alone with it: locks, forks and the choice of a scheme belong to cnp/memory.py.
 """
 
 from __future__ import annotations
@@ -94,11 +94,14 @@ class Arena:
         self.data.give(start, size)
 
     def unmap(self) -> None:
+        """Give the whole reservation back. No block may be in use."""
         self._bytes.release()
         pages.unmap(self.base, self.code.size + self.data.size)
 
 
 class DualArena(Arena):
+    """Code is a memfd, seen R-X at `base` and RW- at `writable`."""
+
     grain = LINE
     shared = True
 
@@ -148,6 +151,8 @@ class DualArena(Arena):
 
 
 class FlipArena(Arena):
+    """Code is private pages, written where they will run."""
+
     grain = PAGE
     shared = False
 
@@ -166,3 +171,4 @@ class FlipArena(Arena):
 
 
 KINDS: dict[str, type[Arena]] = {"dual": DualArena, "flip": FlipArena}
+"""The schemes by the names that people use for them."""

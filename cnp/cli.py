@@ -15,6 +15,7 @@ import click
 
 from cnp import __version__
 from cnp.errors import CnpError, LibraryError
+from cnp.targets import TARGETS
 
 if TYPE_CHECKING:
     from cnp.library import Library
@@ -66,7 +67,7 @@ def find_library(name: str, target: str | None) -> Library:
 target_option = click.option(
     "--target",
     metavar="T",
-    help="x86_64, aarch64, riscv64, ppc64le, mips64, mips64el (default: this machine)",
+    help=f"{', '.join(TARGETS)} (default: this machine)",
 )
 
 
@@ -99,7 +100,7 @@ def run(file: str, given: BinaryIO, target: str | None, interpret: bool, cells: 
     try:
         program = brainfuck.Linked(brainfuck.read_source(file), target or "host", interpret)
         compiled = time.perf_counter()
-        program.run(given, click.get_binary_stream("stdout"), cells)
+        program.run(given, sys.stdout.buffer, cells)
     except (brainfuck.SourceError, brainfuck.TapeError) as error:
         fail(error.what, f"{file}:{error.line}:{error.column}: ")
     finally:

@@ -75,7 +75,7 @@ class Collector:
         self.fields = Section("fields", "field", (
             ("name", t), ("size", u), ("formula", u), ("bits", r), ("low", n), ("high", LIMIT), ("align", u),
             ("carry", LIMIT), ("jump", FLAG)))  # fmt: skip
-        self.bits = Section("bits", "bits", (("from", u), ("width", u), ("to", u)))
+        self.bits = Section("bits", "part", (("from", u), ("width", u), ("to", u)))
         self.holes = Section("holes", "hole", (
             ("offset", u), ("field", u), ("what", u), ("index", u), ("addend", n), ("place", n)))  # fmt: skip
         self.blocks = Section("blocks", "block", (("code", BYTES), ("tail", u), ("align", u), ("holes", r)))
@@ -331,7 +331,7 @@ def to_go(exported: Exported) -> str:
 
     def cell(name: str, kind: str, value: Cell) -> str:
         if isinstance(value, tuple):
-            return f"{{{value[0]}, {value[1]}}}"
+            return f"Range{{{value[0]}, {value[1]}}}"
         if isinstance(value, bytes):
             return f'"{escaped(value)}"'
         return quoted(value) if isinstance(value, str) else str(value).lower()

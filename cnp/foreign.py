@@ -1,10 +1,12 @@
 """Run programs of another target: link them for its host program and let an emulator execute them.
 
     code = ForeignCode(program)
-    results = code.run([Call("main", {"sp": 0}, slots=64), Call("main", interpret=True), ...])
+    outcome = code.run([Call("main", {"sp": 0}), Call("main", interpret=True), ...])
+    outcome = code.resume(outcome)
 
 One start of the emulator serves many calls. Each call has a frame and a context of its own; the calls of one run
-share the cells and whatever memory they are given.
+share the cells and whatever memory they are given. What a run left can be continued in another start: everything
+lies at the same addresses again.
 
     HOST_BASE   the host program with its helpers
     CODE_BASE   the program's image, then the interpreter's
@@ -14,7 +16,7 @@ share the cells and whatever memory they are given.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cnp import frame as layout
 from cnp import host, interpret, patch
@@ -22,12 +24,13 @@ from cnp.assembler import Function, Program, Symbol
 from cnp.errors import LabelError
 from cnp.frame import FrameImage, Needs
 from cnp.host import HostImage, Segment
-from cnp.result import Result, read_result
+from cnp.result import Activation, Result, read_result
 from cnp.runtime import INTERPRETED_FRAME, needs
 
 NATIVE_STACK = 4 << 20  #: bytes of native stack that calls may use in the host program
 DEPTH = 1000
 PAGE = 0x10000
+PADDING = 64  #: bytes behind the last frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +52,25 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one start of the emulator gave: a result for each call, the output, the extra memory afterwards."""
+    """What runs gave: a result for each call, the output, the extra memory and the cells afterwards.
+
+    data: the cells as they lie at DATA_BASE.
+    """
 
     results: list[Result]
     stdout: bytes
     memory: list[bytes]
     cells: dict[int, dict[str, int]]
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A call of the host program: which frame goes on at which operation, in generated code or in the interpreter."""
+
+    frame: int
+    position: int
+    interpret: bool
 
 
 class ForeignCode:
@@ -79,7 +95,7 @@ class ForeignCode:
         self.needs: Needs = needs(program)
         self.frames_at = align(self.records_at + len(self.records) + 64)
 
-    def run(self, calls: Sequence[Call], stdin: bytes = b"", memory: Sequence[bytes] = (), timeout: float | None = 60.0) -> Outcome:
+    def run(self, calls: Sequence[Call], stdin: bytes = b"", memory: Sequence[bytes] = (), timeout: float = 60.0) -> Outcome:
         """Execute the calls in order, in one start. memory: contents of extra areas, at `area_addresses(sizes)`."""
         areas = self.area_addresses([len(data) for data in memory])
         end = align(areas[-1] + len(memory[-1])) if memory else self.frames_at
@@ -88,16 +104,78 @@ class ForeignCode:
             frame = self.frame(call, end)
             frames.append(frame)
             end = (frame.address + frame.size + 63) & -64
-        data = bytearray(end - host.DATA_BASE)
-        for address, piece in [
-            (host.DATA_BASE, self.image.data),
+        jobs = [Job(f.address, self.position(c.place), c.interpret) for c, f in zip(calls, frames, strict=True)]
+        report = self.start(jobs, frames, memory, self.image.data, stdin, timeout)
+        return self.outcome([read_result(self.library, frame) for frame in self.after(report, frames)], report, memory)
+
+    def resume(
+        self,
+        outcome: Outcome,
+        memory: Sequence[bytes] | None = None,
+        compiled: bool = False,
+        fuel: int | None = None,
+        stdin: bytes = b"",
+        timeout: float = 60.0,
+    ) -> Outcome:
+        """Go on with every run that left, until its outermost function returns or it leaves again.
+
+        As `Interpreter.resume`, for all of them at once: each start of the emulator continues one activation of every
+        run. memory: contents of the extra areas, if they are to be others than those that the runs left. compiled: the
+        innermost activation goes on in generated code, at an operation that is bound as an entry. fuel: as for `run`.
+        """
+        memory, data = outcome.memory if memory is None else memory, outcome.data
+        results, chains = list(outcome.results), [list(result.activations) for result in outcome.results]
+        for number, result in enumerate(results):
+            if chains[number]:
+                frame = copy_of(result.frame)
+                frame.set_context(layout.pack_context(self.library, fuel))
+                results[number] = replace(result, frame=frame)
+        output, first = b"", True
+        while going := [number for number, chain in enumerate(chains) if chain]:
+            entered = [chains[number].pop(0) for number in going]
+            if first and compiled:
+                self.check_entries(entered)
+            jobs = [Job(a.frame, a.op, not (first and compiled)) for a in entered]
+            report = self.start(jobs, [results[number].frame for number in going], memory, data, stdin, timeout)
+            frames = self.after(report, [results[number].frame for number in going])
+            for number, activation, frame in zip(going, entered, frames, strict=True):
+                context = frame.get_context()
+                if context["kind"] == 0 and chains[number]:
+                    frame.set_context(layout.pack_pending(self.library, context))
+                    results[number] = replace(results[number], frame=frame)
+                    continue
+                results[number] = read_result(self.library, frame, tuple(chains[number]), activation.frame)
+                chains[number].clear()
+            last = self.outcome(results, report, memory)
+            memory, data, output, first = last.memory, last.data, output + last.stdout, False
+        return replace(last, stdout=output) if not first else outcome
+
+    def check_entries(self, activations: Sequence[Activation]) -> None:
+        """LabelError if one of these stands at an operation where generated code may not be entered."""
+        entries = {f.position for f in self.program.functions} | {x.position for x in self.program.labels if x.entry}
+        for activation in activations:
+            if activation.op not in entries:
+                name = self.program.ops[activation.op].operation.name
+                raise LabelError(f"op {activation.op} {name} is no entry: bind its label with entry=True", label=str(activation.op))
+
+    def start(
+        self, jobs: Sequence[Job], frames: Sequence[FrameImage], memory: Sequence[bytes], cells: bytes, stdin: bytes, timeout: float
+    ) -> host.Report:
+        """Put everything into its place and execute the jobs. The report holds frames, memory and cells, in this order."""
+        areas = self.area_addresses([len(piece) for piece in memory])
+        pieces = [
+            (host.DATA_BASE, cells),
             (self.records_at, self.records),
             *zip(areas, memory, strict=True),
             *((frame.context, bytes(frame.view)) for frame in frames),
-        ]:
+        ]
+        data = bytearray(max(address + len(piece) for address, piece in pieces) + PADDING - host.DATA_BASE)
+        for address, piece in pieces:
             data[address - host.DATA_BASE : address - host.DATA_BASE + len(piece)] = piece
-        report = host.run(self.target, self.host_image(calls, frames, bytes(data), areas, memory), stdin, timeout)
-        return self.outcome(report, frames, areas, memory)
+        dumps = [(frame.context, len(frame.view)) for frame in frames]
+        dumps += [(address, len(piece)) for address, piece in zip(areas, memory, strict=True)]
+        dumps.append((host.DATA_BASE, max(8, len(cells))))
+        return host.run(self.target, HostImage(self.segments(bytes(data)), self.calls(jobs), dumps), stdin, timeout)
 
     def area_addresses(self, sizes: Sequence[int]) -> list[int]:
         """Where extra memory areas of these sizes will lie."""
@@ -135,42 +213,46 @@ class ForeignCode:
                 return function.position
         raise LabelError(f"there is no function {place!r}", label=place)
 
-    def host_image(
-        self, calls: Sequence[Call], frames: Sequence[FrameImage], data: bytes, areas: Sequence[int], memory: Sequence[bytes]
-    ) -> HostImage:
-        """Everything the host program needs."""
-        segments = [
+    def segments(self, data: bytes) -> list[Segment]:
+        """The memory of the host program."""
+        return [
             Segment(self.image.base, self.image.code, "rx"),
             Segment(self.interpreter.base, self.interpreter.code, "rx"),
             Segment(host.DATA_BASE, data, "rw"),
         ]
-        jobs = [
-            host.Call(self.interpreter.routines["cnp_interpret"], (f.address, self.records_at + interpret.RECORD_SIZE * self.position(c.place)))
-            if c.interpret
-            else host.Call(self.image.enter, (f.address, self.image.base + self.image.offsets[self.position(c.place)]))
-            for c, f in zip(calls, frames, strict=True)
-        ]
-        dumps = [(f.context, len(f.view)) for f in frames]
-        dumps += [(address, len(piece)) for address, piece in zip(areas, memory, strict=True)]
-        dumps.append((host.DATA_BASE, max(8, len(self.image.data))))
-        return HostImage(segments, jobs, dumps)
 
-    def outcome(
-        self, report: host.Report, frames: Sequence[FrameImage], areas: Sequence[int], memory: Sequence[bytes]
-    ) -> Outcome:
-        """The report as results."""
-        results = []
-        for frame, dump in zip(frames, report.dumps, strict=False):
-            after = FrameImage(self.library, frame.size, frame.address, memoryview(bytearray(dump)))
-            results.append(read_result(self.library, after))
-        extra = report.dumps[len(frames) : len(frames) + len(memory)]
-        cells = report.dumps[-1]
+    def calls(self, jobs: Sequence[Job]) -> list[host.Call]:
+        """The jobs as calls of `cnp_enter` and `cnp_interpret`."""
+        interpret_at = self.interpreter.routines["cnp_interpret"]
+        return [
+            host.Call(interpret_at, (job.frame, self.records_at + interpret.RECORD_SIZE * job.position))
+            if job.interpret
+            else host.Call(self.image.enter, (job.frame, self.image.base + self.image.offsets[job.position]))
+            for job in jobs
+        ]
+
+    def after(self, report: host.Report, frames: Sequence[FrameImage]) -> list[FrameImage]:
+        """The frames of a start as it left them."""
+        return [
+            FrameImage(self.library, frame.size, frame.address, memoryview(bytearray(dump)))
+            for frame, dump in zip(frames, report.dumps, strict=False)
+        ]
+
+    def outcome(self, results: Sequence[Result], report: host.Report, memory: Sequence[bytes]) -> Outcome:
+        """Results with what a report says of the memory that all runs share."""
+        *dumps, cells = report.dumps
         order = self.target.byteorder
         read = {
             op: {name: int.from_bytes(cells[at - host.DATA_BASE :][:8], order) for name, at in named.items()}  # type: ignore[arg-type]
             for op, named in self.image.cells.items()
         }
-        return Outcome(results, report.stdout, extra, read)
+        extra = dumps[len(dumps) - len(memory) :]
+        return Outcome(list(results), report.stdout, extra, read, cells[: len(self.image.data)])
+
+
+def copy_of(frame: FrameImage) -> FrameImage:
+    """The same bytes at the same address, in memory of their own."""
+    return FrameImage(frame.library, frame.size, frame.address, memoryview(bytearray(frame.view)))
 
 
 def align(address: int) -> int:

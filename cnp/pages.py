@@ -1,4 +1,4 @@
-"""Pages: every system call on memory in this project, each checked. A refusal is a MemoryFault that names the call.
+"""Pages: every system call on memory in this project, each checked. A refusal is a MemoryFault.
 
 Bound by ctypes: importing it takes 2-5 ms, against 46-72 ms for cffi in ABI mode, whose cdef() imports
 pycparser (CPython 3.11); from the import of cnp to the first call there are 100 ms.
@@ -46,6 +46,7 @@ _libc: Any = _bind()
 
 
 def fault(call: str, code: int, size: int) -> MemoryFault:
+    """The error of a call on `size` bytes that ended with that errno."""
     name = errno.errorcode.get(code, str(code))
     message = f"{call} of {size} bytes: {name}, {os.strerror(code)}"
     return MemoryFault(message, call=call, errno=code, size=size)
@@ -57,7 +58,7 @@ def _check(call: str, status: int, size: int) -> None:
 
 
 def map_pages(address: int, size: int, protection: int, flags: int, file: int = -1) -> int:
-    """Map `size` bytes; address 0: anywhere. Returns the address."""
+    """Map `size` bytes of fresh memory or of a file; address 0: anywhere. Returns the address."""
     if not 0 < size < _LIMIT:
         raise fault("mmap", errno.ENOMEM, size)
     result: int = _libc.mmap(address, size, protection, flags, file, 0)
@@ -67,14 +68,17 @@ def map_pages(address: int, size: int, protection: int, flags: int, file: int = 
 
 
 def unmap(address: int, size: int) -> None:
+    """Give pages back; their addresses may be taken by anybody afterwards."""
     _check("munmap", _libc.munmap(address, size), size)
 
 
 def protect(address: int, size: int, protection: int) -> None:
+    """Set what may be done with mapped pages: NONE, RW or R_X."""
     _check("mprotect", _libc.mprotect(address, size, protection), size)
 
 
 def advise(address: int, size: int, advice: int) -> None:
+    """madvise(2): DONTFORK or POPULATE_WRITE."""
     _check("madvise", _libc.madvise(address, size, advice), size)
 
 

@@ -15,6 +15,7 @@ import random
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ from cnp.assembler import Assembler, Label, Program, slot
 from cnp.errors import RangeError
 from cnp.library import Library
 from cnp.patch import Image
-from cnp.plan import Plan
+from cnp.plan import Piece, Plan
 from cnp.stencil import What
 from tests.oracle_build import TARGETS, everything, narrowed, tools
 from tests.oracle_flow import DECODERS, veneer_goal
@@ -109,7 +110,7 @@ class Flow:
                 at = start
                 ends = False
                 for at, length, target, ends in decode(self.bytes_at(start, end), start):
-                    if target is not None and not any(a <= target < b for a, b in self.own[position]):
+                    if target is not None and (target in may or not any(a <= target < b for a, b in self.own[position])):
                         seen.add(self.final(target))
                     last = at + length
                 assert last == end, f"the code of operation {position} does not end with an instruction"
@@ -170,9 +171,10 @@ def test_large_programs(name: str) -> None:
     program = random_program(everything(name), 16_000)
     found = flow(program, 0x5555_0000_0000)
     assert len(found.image.code) > 1 << 20
-    assert (found.veneers > 1000) == (name == "riscv64")
     plan = Plan(program)
     plan.settle(0x5555_0000_0000, IMPORTS)
+    inner = sum(isinstance(goal, Piece) for chunk in plan.chunks for goal in chunk.veneers)
+    assert (inner > 1000) == (name == "riscv64")
     assert (len(plan.far) > 1000) == (name != "x86_64")
 
 
@@ -228,7 +230,7 @@ def test_what_no_veneer_can_help_is_refused() -> None:
 # ---- the disassembly assembled again
 
 
-def disassembler(name: str) -> object:
+def disassembler(name: str) -> Any:
     import capstone
 
     arch, modes = targets.get(name).capstone
@@ -241,8 +243,8 @@ def disassembler(name: str) -> object:
 class Line:
     """One instruction: its bytes and its text, or its bytes as data."""
 
-    def __init__(self, code: bytes, text: str) -> None:
-        self.code, self.text = code, text
+    def __init__(self, code: bytes, text: str, jump: bool) -> None:
+        self.code, self.text, self.jump = code, "" if jump else text, jump
 
     @property
     def data(self) -> str:
@@ -258,12 +260,18 @@ def lines(name: str, image: Image) -> Iterator[Line]:
         code = image.code[start:end]
         for at, length, target, _ in DECODERS[name](code, image.base + start):
             raw = code[at - image.base - start :][:length]
-            found = list(machine.disasm_lite(raw, at))  # type: ignore[attr-defined]
+            found = list(machine.disasm_lite(raw, at))
             text = f"{found[0][2]} {found[0][3]}" if len(found) == 1 else ""
             if target is not None and text and not text.startswith(("jalr", "c.jalr")):
                 text = re.sub(r"#?-?(0x)?[0-9a-f]+$", f".+{target - at}".replace("+-", "-"), text)
+            if name.startswith("mips"):  # capstone has the registers' names of o32, clang those of n64
+                text = re.sub(r"\$t([0-7])\b", lambda m: f"${int(m[1]) + 8}", text)
+            if name == "ppc64le":
+                text = re.sub(r"\b(r|f|v|vs|cr)(\d+)\b", r"%\1\2", text)
+            if page := re.fullmatch(r"adrp (x\d+), #(0x[0-9a-f]+)", text):
+                text = f"adrp {page[1]}, #{int(page[2], 16) - (at & -0x1000)}"
             jump = target is not None and (name == "x86_64" or text.startswith(("j ", "jal ")) and name.startswith("mips"))
-            yield Line(raw, "" if jump else text)
+            yield Line(raw, text, bool(jump))
 
 
 def assemble(name: str, listing: list[Line], folder: Path) -> list[bytes]:
@@ -301,10 +309,18 @@ def test_clang_assembles_the_disassembly_to_the_same_bytes(name: str, tmp_path: 
     listing = list(lines(name, image))
     again = assemble(name, listing, tmp_path)
     machine = disassembler(name)
-    same = 0
-    for line, code in zip(listing, again, strict=True):
-        if line.text and line.code != code:
-            assert name == "x86_64", (line.text, line.code.hex(), code.hex())
-    same = sum(bool(line.text) and line.code == code for line, code in zip(listing, again, strict=True))
-    known = sum(bool(line.text) for line in listing)
-    print(name, len(listing), known, same, machine)
+    different = [
+        (line.text, line.code.hex(), code.hex())
+        for line, code in zip(listing, again, strict=True)
+        if line.text and line.code != code and not (name == "x86_64" and starts_with(machine, code, line))
+    ]
+    assert different == []
+    jumps = sum(line.jump for line in listing)
+    assert sum(bool(line.text) for line in listing) > 0.9 * (len(listing) - jumps)
+
+
+def starts_with(machine: Any, code: bytes, line: Line) -> bool:
+    """Whether the first instruction of the assembled bytes is the same as the line's, whatever its length."""
+    first = next(machine.disasm_lite(code, 0), None)
+    second = next(machine.disasm_lite(line.code, 0))
+    return first is not None and first[2:] == second[2:]

@@ -1,185 +1,28 @@
-"""Executable memory: both schemes with real code, protection, reuse, forks, threads, refused calls."""
+"""Executable memory: both schemes with real code, protection, reuse, threads; which scheme is chosen."""
 
 from __future__ import annotations
 
 import ctypes
 import errno
-import faulthandler
-import gc
-import mmap
-import os
 import pickle
 import platform
 import random
 import shutil
-import signal
-import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from support import need
 
 from cnp import memory
+from cnp.arenas import LINE
 from cnp.errors import MemoryFault, StateError
-from cnp.memory import LINE, MIB, PAGE, Block, CodeMemory, Intervals, Probe
+from cnp.memory import MIB, Block, CodeMemory, Probe
+from cnp.pages import PAGE
+from tests import memory_rig
+from tests.memory_rig import TRAP, call, function, in_child, mappings, protection_at, returns, run_python
+from tests.support import need
 
-ROOT = Path(memory.__file__).resolve().parents[1]
-TRAP = b"\xcc"
-
-
-def returns(number: int) -> bytes:
-    """`int f(void) { return number; }` for 0 <= number < 2048, on the machine that runs the tests."""
-    machine = platform.machine()
-    match machine:
-        case "x86_64":
-            return b"\xb8" + number.to_bytes(4, "little") + b"\xc3"  # mov eax, number; ret
-        case "aarch64":
-            return little(0x52800000 | number << 5, 0xD65F03C0)  # mov w0, number; ret
-        case "riscv64":
-            return little(0x00000513 | number << 20, 0x00008067)  # addi a0, zero, number; ret
-        case "ppc64le":
-            return little(0x38600000 | number, 0x4E800020)  # li r3, number; blr
-        case "mips64":
-            return little(0x03E00008, 0x24020000 | number)  # jr ra; addiu v0, zero, number
-    pytest.fail(f"no machine code of {machine} in this test")
-
-
-def little(*words: int) -> bytes:
-    return b"".join(word.to_bytes(4, "little") for word in words)
-
-
-def call(block: Block) -> int:
-    return int(ctypes.CFUNCTYPE(ctypes.c_int)(block.code_address)())
-
-
-def function(space: CodeMemory, number: int, data_size: int = 0) -> Block:
-    code = returns(number)
-    block = space.allocate(len(code), data_size)
-    block.write(code)
-    return block
-
-
-def dual_works() -> bool:
-    probe = Probe((returns(1), 1), (returns(2), 2))
-    return CodeMemory(probe=probe).scheme.name == "dual" or "CNP_MEMORY" in os.environ
-
-
-@pytest.fixture(params=["dual", "flip"])
-def space(request: pytest.FixtureRequest) -> CodeMemory:
-    need(request.param == "flip" or dual_works(), "two views of one memory do not work here")
-    return CodeMemory(scheme=request.param, trap=TRAP)
-
-
-@pytest.fixture
-def dual() -> CodeMemory:
-    need(dual_works(), "two views of one memory do not work here")
-    return CodeMemory(scheme="dual", trap=TRAP)
-
-
-def mappings() -> list[tuple[int, int, str, str]]:
-    """Start, end, protection and name of all mappings of this process."""
-    rows = []
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        bounds, protection, _, _, _, *name = line.split(maxsplit=5)
-        start, end = (int(word, 16) for word in bounds.split("-"))
-        rows.append((start, end, protection, name[0] if name else ""))
-    return rows
-
-
-def protection_at(address: int) -> str:
-    return next((rwx for start, end, rwx, _ in mappings() if start <= address < end), "unmapped")
-
-
-def in_child(check: Callable[[], object]) -> int:
-    """Fork; exit status of the child: 0 when the check came back true, else 1 or 2; negative: a signal."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os._exit(0 if check() else 1)
-        finally:
-            os._exit(2)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
-def run_python(text: str, *prefix: str, **environment: str) -> str:
-    """Standard output of a Python of its own that has `memory`, `returns` and `call` in scope."""
-    head = "from test_memory import *\n"
-    paths = os.pathsep.join([str(ROOT), str(Path(__file__).parent), *sys.path])
-    result = subprocess.run(
-        [*prefix, sys.executable, "-c", head + text],
-        env={**os.environ, "PYTHONPATH": paths, **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout.strip()
-
-
-# --- Free intervals -----------------------------------------------------------------------------------------
-
-
-class NaiveIntervals:
-    """The model: one flag a byte."""
-
-    def __init__(self, size: int) -> None:
-        self.free = [True] * size
-
-    def take(self, size: int) -> int | None:
-        for start in range(len(self.free) - size + 1):
-            if all(self.free[start : start + size]):
-                self.free[start : start + size] = [False] * size
-                return start
-        return None
-
-    def parts(self) -> list[tuple[int, int]]:
-        edges = [
-            i for i, (a, b) in enumerate(zip([False, *self.free], [*self.free, False], strict=True)) if a != b
-        ]
-        return list(zip(edges[::2], edges[1::2], strict=True))
-
-
-@settings(max_examples=400, deadline=None)
-@given(st.integers(1, 24), st.lists(st.tuples(st.booleans(), st.integers(1, 12)), max_size=40))
-def test_intervals_agree_with_flags(size: int, steps: list[tuple[bool, int]]) -> None:
-    real, model, taken = Intervals(size), NaiveIntervals(size), list[tuple[int, int]]()
-    for take, number in steps:
-        if take:
-            start = real.take(number)
-            assert start == model.take(number)
-            if start is not None:
-                taken.append((start, number))
-        elif taken:
-            start, length = taken.pop(number % len(taken))
-            real.give(start, length)
-            model.free[start : start + length] = [True] * length
-        assert real.parts() == model.parts()
-        assert real.free == sum(model.free)
-
-
-def test_intervals_find_again_what_was_refused_before() -> None:
-    free = Intervals(32)
-    assert [free.take(16), free.take(16), free.take(16)] == [0, 16, None]
-    free.give(16, 16)
-    assert free.take(16) == 16
-
-
-@pytest.mark.parametrize(("start", "size"), [(0, 8), (4, 8), (24, 16), (-8, 4), (8, 0)])
-def test_intervals_refuse_what_is_not_taken(start: int, size: int) -> None:
-    free = Intervals(32)
-    assert free.take(8) == 0 and free.take(8) == 8 and free.take(16) == 16
-    free.give(0, 8)
-    before = free.parts()
-    with pytest.raises(StateError):
-        free.give(start, size)
-    assert free.parts() == before
+space, dual = memory_rig.space, memory_rig.dual  # fixtures are found by their names in the module
 
 
 # --- Code runs, protection holds ----------------------------------------------------------------------------
@@ -206,7 +49,7 @@ def test_no_mapping_is_writable_and_executable(space: CodeMemory) -> None:
         assert protection_at(block.code_address)[:3] == "r-x"
         assert protection_at(block.data_address)[:3] == "rw-"
     assert not [row for row in mappings() if "w" in row[2] and "x" in row[2]]
-    assert set(rwx[:3] for rwx in seen) == {"r-x"}
+    assert {rwx[:3] for rwx in seen} == {"r-x"}
 
 
 def test_small_functions_share_pages(dual: CodeMemory) -> None:
@@ -392,141 +235,6 @@ def test_random_use_keeps_every_live_function_intact(space: CodeMemory) -> None:
     assert all(call(block) == number for block, number in live)
 
 
-# --- Forks --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("neighbours", [0, 3])
-def test_what_a_child_may_run_is_never_rewritten(space: CodeMemory, neighbours: int) -> None:
-    """The parent frees the code and fills its memory with other code, then the child runs it."""
-    keep = [function(space, number) for number in range(neighbours)]  # without any, the arena is unmapped
-    block, (listen, tell) = function(space, 42, data_size=8), os.pipe()
-    block.data[0] = 1
-    pid = os.fork()
-    if pid == 0:
-        os.read(listen, 1)
-        os._exit(0 if call(block) == 42 and block.data[0] == 1 else 1)
-    address = block.code_address
-    block.free()
-    if neighbours and space.scheme.name == "dual":
-        assert ctypes.string_at(address, len(returns(42))) == returns(42), "traps would show in the child"
-    others = [function(space, 7, data_size=8) for _ in range(500)]
-    os.write(tell, b"x")
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    assert [call(other) for other in others] == [7] * 500
-    assert [call(other) for other in keep] == list(range(neighbours))
-    os.close(listen)
-    os.close(tell)
-
-
-def test_a_child_has_memory_of_its_own_and_harmless_blocks(space: CodeMemory) -> None:
-    old, unwritten = function(space, 42), space.allocate(16)
-
-    def child() -> bool:
-        new = [function(space, number) for number in range(100)]
-        with pytest.raises(StateError) as error:
-            unwritten.write(returns(1))
-        old.free()
-        unwritten.free()
-        apart = all(abs(block.code_address - old.code_address) >= MIB for block in new)
-        works = call(old) == 42 and [call(block) for block in new] == list(range(100))
-        for block in new:
-            block.free()
-        return apart and works and error.value.state == "inherited"
-
-    assert in_child(child) == 0
-    assert call(old) == 42
-    unwritten.write(returns(3))
-    assert call(unwritten) == 3
-
-
-def test_a_child_of_a_child(space: CodeMemory) -> None:
-    first = function(space, 1)
-
-    def child() -> bool:
-        second = function(space, 2)
-        return in_child(lambda: (call(first), call(second), call(function(space, 3))) == (1, 2, 3)) == 0
-
-    assert in_child(child) == 0
-
-
-def test_the_writable_view_is_not_in_the_child(dual: CodeMemory) -> None:
-    block = function(dual, 42)
-    writable = block._arena.writable
-
-    def child() -> bool:
-        faulthandler.disable()
-        ctypes.memset(writable, 0, 1)
-        return True
-
-    assert protection_at(writable)[:3] == "rw-"
-    assert in_child(lambda: protection_at(writable)[1] != "w") == 0
-    assert in_child(child) == -signal.SIGSEGV
-    assert call(block) == 42
-
-
-def test_blocks_made_after_a_fork_are_reused(dual: CodeMemory) -> None:
-    keep = function(dual, 1)
-    assert in_child(lambda: True) == 0
-    block = function(dual, 2)
-    address = block.code_address
-    block.free()
-    assert function(dual, 3).code_address == address and call(keep) == 1
-
-
-def test_an_arena_with_lost_ranges_is_unmapped_when_empty(dual: CodeMemory) -> None:
-    block, other = function(dual, 1), function(dual, 2)
-    assert in_child(lambda: True) == 0
-    block.free()
-    assert protection_at(other.code_address)[:3] == "r-x"
-    other.free()
-    assert protection_at(other.code_address) == "unmapped"
-
-
-@pytest.mark.parametrize("tell", ["note_fork", "fork_count", "under way"])
-def test_forks_that_python_does_not_see(dual: CodeMemory, tell: str) -> None:
-    count = [-1 if tell == "under way" else 0]
-    dual.fork_count = lambda: count[0]
-    keep, block = function(dual, 1), function(dual, 42)
-    if tell == "note_fork":
-        memory.note_fork()
-    elif tell == "fork_count":
-        count[0] = 2
-    block.free()
-    assert ctypes.string_at(block.code_address, len(returns(42))) == returns(42)
-    assert function(dual, 7).code_address != block.code_address
-    assert call(keep) == 1
-
-
-def test_what_is_freed_while_a_fork_is_under_way_is_not_reused(dual: CodeMemory) -> None:
-    """Another thread may free and allocate between the handlers of a fork, which has then happened or not."""
-    keep, block = function(dual, 1), function(dual, 42)
-    memory._forks.before()
-    try:
-        block.free()
-        other = function(dual, 7)
-    finally:
-        memory._forks.in_parent()
-    assert ctypes.string_at(block.code_address, len(returns(42))) == returns(42)
-    assert other.code_address != block.code_address
-    other.free()
-    assert call(keep) == 1
-    assert ctypes.string_at(other.code_address, len(returns(7))) == returns(7), (
-        "made before the fork was over"
-    )
-
-
-def test_handlers_of_forks_may_use_code_memory(space: CodeMemory) -> None:
-    results: list[int] = []
-
-    def before() -> None:  # a handler cannot be taken back: it works once
-        if not results:
-            results.append(call(function(space, 8)))
-
-    os.register_at_fork(before=before)
-    assert in_child(lambda: call(function(space, 9)) == 9) == 0
-    assert results == [8]
-
-
 # --- Threads ------------------------------------------------------------------------------------------------
 
 
@@ -575,147 +283,6 @@ def test_a_finalizer_inside_does_not_lock(space: CodeMemory, monkeypatch: pytest
     assert refused == ["busy"] and (call(keep), call(other)) == (1, 3)
 
 
-# --- What the system refuses --------------------------------------------------------------------------------
-
-
-class Refusing:
-    """The C library, but the call of that name fails from its n-th use on."""
-
-    def __init__(self, name: str, after: int, code: int) -> None:
-        self.name, self.after, self.code, self.libc = name, after, code, memory._libc
-
-    def __getattr__(self, name: str) -> Any:
-        if name != self.name:
-            return getattr(self.libc, name)
-        self.after -= 1
-        return self.refuse if self.after < 0 else getattr(self.libc, name)
-
-    def refuse(self, *_: object) -> int:
-        ctypes.set_errno(self.code)
-        return int(ctypes.c_size_t(-1).value or 0) if self.name == "mmap" else -1
-
-
-REFUSED = [
-    *[
-        ("dual", name, after)
-        for name, after in [("mmap", 0), ("mmap", 1), ("mmap", 2), ("mprotect", 0), ("madvise", 0)]
-    ],
-    *[
-        ("flip", name, after)
-        for name, after in [("mmap", 0), ("mprotect", 0), ("mprotect", 1), ("mprotect", 2)]
-    ],
-]
-
-
-@pytest.fixture
-def counted() -> Iterator[None]:
-    """No mapping and no open file may be left behind."""
-
-    def count() -> tuple[int, int]:
-        gc.collect()
-        ours = [
-            row for row in mappings() if "cnp-code" in row[3] or (row[1] - row[0] >= 12 * MIB and not row[3])
-        ]
-        return len(ours), len(os.listdir("/proc/self/fd"))
-
-    before = count()
-    yield
-    assert count() == before
-
-
-@pytest.mark.parametrize(("scheme", "name", "after"), REFUSED)
-def test_refused_calls_are_errors_with_evidence_and_leave_nothing(
-    scheme: str, name: str, after: int, counted: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    space = CodeMemory(scheme=scheme)
-    block: Block | None = None
-    with monkeypatch.context() as patch:
-        patch.setattr(memory, "_libc", Refusing(name, after, errno.ENOMEM))
-        with pytest.raises(MemoryFault) as error:
-            block = space.allocate(64, 64)
-            block.write(returns(1))
-    assert (error.value.call, error.value.errno) == (name, errno.ENOMEM)
-    assert error.value.size > 0 and "ENOMEM" in str(error.value)
-    if block is None:
-        block = space.allocate(64, 64)
-    block.write(returns(1))
-    assert call(block) == 1
-    other = space.allocate(space._code_part)  # another arena, so that an empty one is unmapped
-    block.free()
-    other.free()
-    for arena in space._arenas:
-        arena.unmap()
-
-
-def test_a_lack_of_memory_is_an_error_before_the_copy(
-    dual: CodeMemory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    block = dual.allocate(64)
-    with monkeypatch.context() as patch:
-        patch.setattr(memory, "_libc", Refusing("madvise", 0, errno.ENOMEM))
-        with pytest.raises(MemoryFault) as error:
-            block.write(returns(1))
-        patch.setattr(memory, "_libc", Refusing("madvise", 0, errno.EINVAL))  # an old kernel cannot be asked
-        block.write(returns(2))
-    assert error.value.call == "madvise" and call(block) == 2
-
-
-def refuse_file(name: str, code: int) -> Callable[..., int]:
-    def refuse(*_: object) -> int:
-        raise OSError(code, os.strerror(code))
-
-    return refuse
-
-
-@pytest.mark.parametrize("name", ["memfd_create", "ftruncate"])
-def test_without_a_memfd_the_scheme_is_flip(
-    name: str, counted: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("CNP_MEMORY", raising=False)
-    monkeypatch.setattr(os, name, refuse_file(name, errno.EPERM))
-    space = CodeMemory()
-    assert space.scheme.name == "flip" and name in space.scheme.reason and "EPERM" in space.scheme.reason
-    with pytest.raises(MemoryFault) as error:
-        CodeMemory(scheme="dual").allocate(8)
-    assert (error.value.call, error.value.errno) == (name, errno.EPERM)
-
-
-def test_without_an_executable_memfd_the_scheme_is_flip(
-    counted: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("CNP_MEMORY", raising=False)
-    real = memory._libc.mmap
-
-    def no_exec(address: int, size: int, protection: int, flags: int, *rest: int) -> int:
-        if protection & mmap.PROT_EXEC:
-            ctypes.set_errno(errno.EPERM)
-            return int(ctypes.c_size_t(-1).value or 0)
-        return int(real(address, size, protection, flags, *rest))
-
-    monkeypatch.setattr(memory, "_libc", Refusing("none", 0, 0))
-    monkeypatch.setattr(memory._libc, "mmap", no_exec, raising=False)
-    space = CodeMemory()
-    assert space.scheme.name == "flip" and "EPERM" in space.scheme.reason
-    block = function(space, 5)
-    assert call(block) == 5
-    block._arena.unmap()
-
-
-def test_an_old_kernel_without_the_seal(monkeypatch: pytest.MonkeyPatch) -> None:
-    need(dual_works(), "two views of one memory do not work here")
-    real, flags = os.memfd_create, list[int]()
-
-    def old(name: str, given: int) -> int:
-        flags.append(given)
-        if given & ~(os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING):
-            raise OSError(errno.EINVAL, "unknown flag")
-        return real(name, given)
-
-    monkeypatch.setattr(os, "memfd_create", old)
-    assert call(function(CodeMemory(scheme="dual"), 6)) == 6
-    assert len(flags) == 2
-
-
 # --- Choice of the scheme -----------------------------------------------------------------------------------
 
 
@@ -759,6 +326,7 @@ print(space.scheme.name, call(function(space, 77)))
 def test_dual_works_where_gaining_execution_is_refused() -> None:
     """PR_SET_MDWE (65) with PR_MDWE_REFUSE_EXEC_GAIN (1), Linux 6.3: no mapping may become executable."""
     text = """
+from cnp.errors import MemoryFault
 probe = Probe((returns(1), 1), (returns(2), 2))
 libc = ctypes.CDLL(None, use_errno=True)
 if libc.prctl(65, 1, 0, 0, 0) != 0:

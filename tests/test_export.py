@@ -1,0 +1,221 @@
+"""Exported tables: the C one feeds the patcher of docs/export.md, Go and Rust compile, JSON holds the whole library."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cnp import frame as layout
+from cnp import host, runtime, targets
+from cnp.errors import OperandError
+from cnp.export import export, tables
+from cnp.library import Library
+from cnp.stencil import Accept, Block, Constant, Form, Hole, Import, Leave, Operand, Operation, Stencil, What
+from cnp.target import Field, Formula
+from tests.support import every_target, need
+
+EXAMPLE = Path(__file__).parents[1] / "docs" / "export.md"
+
+
+def library(target: str) -> Library:
+    return Library.load(runtime.installed("ops", target))
+
+
+def c_compiler() -> str:
+    found = shutil.which("gcc") or shutil.which("clang") or shutil.which("cc")
+    need(found is not None, "a C compiler compiles the exported table")
+    return str(found)
+
+
+def optional(name: str) -> str:
+    """A compiler that no part of cnp needs: without it the test is skipped, in CI too."""
+    found = shutil.which(name)
+    if found is None:
+        pytest.skip(f"{name} would check the exported table")
+    return found
+
+
+def compiles(command: list[str], folder: Path) -> None:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+# ---- JSON: everything is there
+
+
+class Reader:
+    """Rebuilds a library's objects from its JSON."""
+
+    def __init__(self, text: str) -> None:
+        self.table: dict[str, Any] = json.loads(text)
+
+    def rows(self, section: str, span: list[int]) -> list[dict[str, Any]]:
+        first, count = span
+        rows: list[dict[str, Any]] = self.table[section][first : first + count]
+        assert len(rows) == count
+        return rows
+
+    def operation(self, index: int) -> Operation:
+        row = self.table["operations"][index]
+        operands = tuple(Operand(o["kind"], o["ctype"], o["name"]) for o in self.rows("operands", row["operands"]))
+        forms = tuple(self.form(form) for form in self.rows("forms", row["forms"]))
+        return Operation(row["name"], index, operands, forms, row["line"], row["calls"])
+
+    def form(self, row: dict[str, Any]) -> Form:
+        accepts = tuple(Accept(a["kind"], a["low"], a["high"], a["align"]) for a in self.rows("accepts", row["accepts"]))
+        return Form(accepts, self.stencil(row["near"]), self.stencil(row["far"]) if row["far"] >= 0 else None)
+
+    def stencil(self, number: int) -> Stencil:
+        row = self.table["stencils"][number]
+        return Stencil(tuple(self.block(block) for block in self.rows("blocks", row["blocks"])), row["stack"])
+
+    def block(self, row: dict[str, Any]) -> Block:
+        holes = tuple(
+            Hole(h["offset"], self.table["fields"][h["field"]]["name"], What(h["what"]), h["index"], h["addend"], h["place"])
+            for h in self.rows("holes", row["holes"])
+        )
+        return Block(bytes.fromhex(row["code"]), holes, row["tail"], row["align"])
+
+    def field(self, row: dict[str, Any]) -> Field:
+        bits = tuple((b["from"], b["width"], b["to"]) for b in self.rows("bits", row["bits"]))
+        return Field(
+            row["size"], Formula(row["formula"]), bits, row["low"], row["high"], row["align"], row["carry"], jump=row["jump"]
+        )  # fmt: skip
+
+
+@every_target
+def test_json_holds_the_operations(target: str) -> None:
+    original = library(target)
+    reader = Reader(export(original, "json"))
+    assert [row["name"] for row in reader.table["operations"]] == list(original.operations)
+    for index, name in enumerate(original.operations):
+        assert reader.operation(index) == original[name]
+
+
+@every_target
+def test_json_holds_the_rest(target: str) -> None:
+    original, machine = library(target), targets.get(target)
+    reader = Reader(export(original, "json"))
+    table, facts = reader.table, reader.table["facts"]
+    for row, (name, known) in zip(table["fields"], machine.fields.items(), strict=True):
+        read = reader.field(row)
+        assert row["name"] == name
+        for part in ("size", "formula", "bits", "low", "high", "align", "carry", "jump"):
+            assert getattr(read, part) == getattr(known, part), (name, part)
+    routines = {row["name"]: reader.block(table["blocks"][row["block"]]) for row in table["routines"]}
+    assert routines == {name: original.routine(name) for name in original.routine_names}
+    assert reader.block(table["blocks"][facts["veneer"]]) == machine.veneer
+    assert tuple(Constant(bytes.fromhex(row["data"]), row["align"]) for row in table["constants"]) == original.constants
+    assert tuple(Import(row["name"], row["signature"]) for row in table["imports"]) == original.imports
+    assert facts["big_endian"] == (machine.byteorder == "big") and facts["header_size"] == original.header_size
+    assert table["enumerations"]["what"] == {item.name.lower(): item for item in What}
+
+
+@every_target
+def test_layouts_are_those_that_runs_use(target: str) -> None:
+    """Values written at the exported places are what cnp reads there."""
+    original = library(target)
+    table = json.loads(export(original, "json"))
+    order = targets.get(target).byteorder
+    for section, size, start, read in (
+        ("context", layout.CONTEXT_SIZE, 0, lambda data: layout.unpack_context(original, data)),
+        ("header", original.header_size, original.header_size, lambda data: vars_of(layout.unpack_header(original, data))),
+        ("state", original.header_size, original.header_size, lambda data: layout.unpack_header(original, data).state),
+    ):
+        data = bytearray(size)
+        for number, row in enumerate(table[section], 1):
+            at = start + row["offset"]
+            data[at : at + row["size"]] = number.to_bytes(row["size"], order)  # type: ignore[arg-type]
+        found = read(bytes(data))
+        assert {row["name"]: found[row["name"]] for row in table[section]} == {
+            row["name"]: number for number, row in enumerate(table[section], 1)
+        }
+
+
+def vars_of(header: layout.Header) -> dict[str, int]:
+    return {name: getattr(header, name) for name in layout.HEADER_FIELDS}
+
+
+def test_every_way_out_that_a_stencil_takes_has_a_stub() -> None:
+    for name in targets.TARGETS:
+        table = json.loads(export(library(name), "json"))
+        used = {hole["index"] for hole in table["holes"] if hole["what"] == What.LEAVE}
+        assert used and all(table["leaves"][index]["stub"] >= 0 for index in used)
+        assert [row["name"] for row in table["leaves"]] == [leave.name.lower() for leave in Leave]
+
+
+# ---- C, Go, Rust
+
+
+@pytest.fixture(scope="module")
+def patcher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program of docs/export.md, compiled."""
+    need(host.emulator(targets.get("x86_64")) == [], "the example is for x86-64")
+    need(EXAMPLE.exists(), "docs/export.md holds the example")
+    folder = tmp_path_factory.mktemp("patcher")
+    (folder / "ops.h").write_text(export(library("x86_64"), "c"))
+    example = re.search(r"^```c\n(.*?)^```", EXAMPLE.read_text(), re.DOTALL | re.MULTILINE)
+    assert example is not None
+    (folder / "patcher.c").write_text(example[1])
+    compiles([c_compiler(), "-std=gnu11", "-Wall", "-Werror", "-o", "patcher", "patcher.c"], folder)
+    return folder / "patcher"
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "said"),
+    [
+        (5, 3, "returned 2666"),
+        (-7, 2, "returned -2500"),
+        (1 << 40, -1, f"returned {-((1 << 40) - 1) * 1000}"),
+        (9, 0, "trap 2 at operation 2"),
+    ],
+)
+def test_the_patcher_of_the_documentation(patcher: Path, a: int, b: int, said: str) -> None:
+    done = subprocess.run([str(patcher), str(a), str(b)], capture_output=True, text=True, check=True)
+    assert done.stdout == said + "\n"
+
+
+def test_tables_of_all_targets_in_one_c_program(tmp_path: Path) -> None:
+    names = [tables(library(target)).name for target in targets.TARGETS]
+    for target in targets.TARGETS:
+        (tmp_path / f"{target}.h").write_text(export(library(target), "c"))
+    includes = "".join(f'#include "{target}.h"\n' for target in targets.TARGETS)
+    counts = " && ".join(f"{name}.operations_count == {len(library('x86_64').operations)}" for name in names)
+    (tmp_path / "all.c").write_text(f"{includes}int main(void) {{ return !({counts}); }}\n")
+    compiles([c_compiler(), "-std=c11", "-Wall", "-Wextra", "-Werror", "-o", "all", "all.c"], tmp_path)
+    subprocess.run([str(tmp_path / "all")], check=True)
+
+
+@every_target
+def test_rust_compiles(target: str, tmp_path: Path) -> None:
+    (tmp_path / "table.rs").write_text(export(library(target), "rust"))
+    compiles([optional("rustc"), "--edition=2021", "--crate-type=lib", "--emit=metadata", "-D", "warnings", "table.rs"], tmp_path)
+
+
+@every_target
+def test_go_compiles(target: str, tmp_path: Path) -> None:
+    compiler = optional("go")
+    (tmp_path / "table.go").write_text(export(library(target), "go"))
+    (tmp_path / "go.mod").write_text("module table\n")
+    compiles([compiler, "vet", "./..."], tmp_path)
+
+
+def test_all_languages_list_the_same_rows() -> None:
+    """A row is a line in each of them; sections follow each other in the same order."""
+    original = library("mips64")
+    rows = sum(len(section.rows) for section in tables(original).sections)
+    for language, row in (("c", r"^    \{(?!\().*\},$"), ("go", r"^\t\{.*\},$"), ("rust", r"^    \w+ \{ .* \},$")):
+        extra = 0 if language == "c" else 1  # the facts are members of the struct in C
+        assert len(re.findall(row, export(original, language), re.MULTILINE)) == rows + extra
+
+
+def test_an_unknown_language_is_refused() -> None:
+    with pytest.raises(OperandError, match="'cobol'; there are c, go, rust, json") as caught:
+        export(library("x86_64"), "cobol")
+    assert caught.value.value == "cobol"
