@@ -268,6 +268,8 @@ def lines(name: str, image: Image) -> Iterator[Line]:
                 text = re.sub(r"\$t([0-7])\b", lambda m: f"${int(m[1]) + 8}", text)
             if name == "ppc64le":
                 text = re.sub(r"\b(r|f|v|vs|cr)(\d+)\b", r"%\1\2", text)
+                if text.startswith(("x", "lx", "stx", "mtvsr", "mfvsr")):  # the 64 registers of VSX: f0 …, v0 …
+                    text = re.sub(r"%v(\d+)", lambda m: f"%vs{int(m[1]) + 32}", text.replace("%f", "%vs"))
             if page := re.fullmatch(r"adrp (x\d+), #(0x[0-9a-f]+)", text):
                 text = f"adrp {page[1]}, #{int(page[2], 16) - (at & -0x1000)}"
             jump = target is not None and (name == "x86_64" or text.startswith(("j ", "jal ")) and name.startswith("mips"))
