@@ -117,14 +117,14 @@ class ForeignCode:
         stdin: bytes = b"",
         timeout: float = 60.0,
     ) -> Outcome:
-        """Go on with every run that left, until its outermost function returns or it leaves again.
+        """Go on with every run that exited, until its outermost function returns or it leaves again.
 
         As `Interpreter.resume`, for all of them at once: each start of the emulator continues one activation of every
         run. memory: contents of the extra areas, if they are to be others than those that the runs left. compiled: the
         innermost activation goes on in generated code, at an operation that is bound as an entry. fuel: as for `run`.
         """
         memory, data = outcome.memory if memory is None else memory, outcome.data
-        results, chains = list(outcome.results), [list(result.activations) for result in outcome.results]
+        results, chains = list(outcome.results), [list(r.activations) if r.exited else [] for r in outcome.results]
         for number, result in enumerate(results):
             if chains[number]:
                 frame = copy_of(result.frame)

@@ -9,7 +9,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from cnp.assembler import Cell, Label, Program, Slot, Symbol, Table, Value
+from cnp.assembler import Cell, Label, Program, Slot, Table, Value
 from cnp.errors import RangeError, SymbolError
 from cnp.plan import BASE_ALIGN, Piece, Plan
 from cnp.stencil import Hole, What
@@ -62,7 +62,9 @@ def size_bound(program: Program) -> tuple[int, int]:
     return plan.bound, max(8, 8 * len(plan.cells))
 
 
-def encode(program: Program, base: int, data_base: int | None = None, imports: Resolver | None = None) -> Image:
+def encode(
+    program: Program, base: int, data_base: int | None = None, imports: Resolver | None = None
+) -> Image:
     """Link a program for a base address, a multiple of 16 bytes. data_base: where its cells will lie, a multiple
     of 8 (default: behind the code). imports: addresses of helpers and symbols, a mapping or a function.
 
@@ -120,7 +122,7 @@ class Patcher:
             b"".join(self.word(cell.initial) for cell in plan.cells),
             [piece.address - self.base for piece in plan.hot],
             [(p.address - self.base, p.address - self.base + p.keep, p.op) for p in self.pieces() if p.keep],
-            {f.name: plan.hot[f.position].address for f in self.program.functions if self.has_code(f)},
+            {f.name: self.operand(f) for f in self.program.functions if self.has_code(f)},
             dict(self.cell_addresses()),
             {piece.name: piece.address for piece in plan.routines.values()},
             {cell: self.operand(cell) for cell in plan.cells},

@@ -183,7 +183,9 @@ class Plan:
                 found[index] = self.library.routine(names[index])
                 facts = self._block_facts([found[index]])
                 self._need(facts)
-                chunk.bound += facts.size + facts.veneers * (len(self.target.veneer.code) + self.target.veneer.align)
+                chunk.bound += facts.size + facts.veneers * (
+                    len(self.target.veneer.code) + self.target.veneer.align
+                )
                 todo += facts.routines
         for index, block in sorted(found.items()):
             self.routines[index] = Piece(block, -1, chunk, len(block.code), names[index])
@@ -287,12 +289,14 @@ class Plan:
         for chunk in self.chunks:
             for piece in (*chunk.hot, *chunk.cold, *chunk.stubs):
                 for number, hole, fld in self._jumps_of(piece.block):
-                    if hole.offset >= piece.keep or piece.detours and number in piece.detours:
+                    if hole.offset >= piece.keep or (piece.detours and number in piece.detours):
                         continue
                     goal = self.goal(piece, hole)
                     s = goal if isinstance(goal, int) else goal.address
                     value = fld.value(s, hole.addend, piece.address + hole.place)
-                    if not (fld.low + margin <= value <= fld.high - margin) and self._lengthen(piece, number, hole, goal):
+                    if not (fld.low + margin <= value <= fld.high - margin) and self._lengthen(
+                        piece, number, hole, goal
+                    ):
                         changed = True
                         if piece.detours is None:
                             break  # its block is another one now: the next round looks at it
@@ -313,7 +317,9 @@ class Plan:
         veneer = piece.chunk.veneers.get(goal)
         if veneer is None:
             block = self.target.veneer
-            veneer = piece.chunk.veneers[goal] = Piece(block, -1, piece.chunk, len(block.code), "veneer", goal=goal)
+            veneer = piece.chunk.veneers[goal] = Piece(
+                block, -1, piece.chunk, len(block.code), "veneer", goal=goal
+            )
         if piece.detours is None:
             piece.detours = {}
         piece.detours[number] = veneer

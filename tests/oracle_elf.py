@@ -11,10 +11,11 @@ import io
 import struct
 from collections.abc import Mapping
 from functools import cache
+from typing import Any
 
 from elftools.elf.elffile import ELFFile
 from elftools.elf.relocation import RelocationSection
-from elftools.elf.sections import Section, SymbolTableSection
+from elftools.elf.sections import SymbolTableSection
 
 ABSOLUTE = 0xFFF1
 GLOBAL, WEAK = 1 << 4, 2 << 4
@@ -25,7 +26,7 @@ Values = Mapping[tuple[str, str], int]  #: (section, symbol) -> value
 
 
 @cache
-def parsed(image: bytes) -> tuple[ELFFile, tuple[Section, ...]]:
+def parsed(image: bytes) -> tuple[Any, tuple[Any, ...]]:
     """An object and its sections, read once."""
     elf = ELFFile(io.BytesIO(image))
     return elf, tuple(elf.iter_sections())
@@ -50,9 +51,13 @@ def references(image: bytes) -> tuple[Reference, ...]:
                 symbol = symbols[raw["r_info_sym"]]
                 index = symbol["st_shndx"]
                 home = sections[index].name if isinstance(index, int) else ""
-                routine = home.startswith(".text.") and home != name and symbol["st_info"]["type"] != "STT_SECTION"
+                routine = (
+                    home.startswith(".text.") and home != name and symbol["st_info"]["type"] != "STT_SECTION"
+                )
                 if symbol.name and (index == "SHN_UNDEF" or routine):
-                    found.append((name, symbol.name, section["sh_offset"] + number * section["sh_entsize"] + place))
+                    found.append(
+                        (name, symbol.name, section["sh_offset"] + number * section["sh_entsize"] + place)
+                    )
     return tuple(found)
 
 
@@ -68,7 +73,8 @@ def bind(image: bytes, values: Values) -> bytes:
     table = next(s for s in sections if isinstance(s, SymbolTableSection))
     numbers = {key: table.num_symbols() + number for number, key in enumerate(values)}
     extra = b"".join(
-        struct.pack(order + "IBBHQQ", 0, GLOBAL, 0, ABSOLUTE, value & (1 << 64) - 1, 0) for value in values.values()
+        struct.pack(order + "IBBHQQ", 0, GLOBAL, 0, ABSOLUTE, value & (1 << 64) - 1, 0)
+        for value in values.values()
     )
     for section, symbol, place in references(image):
         if (section, symbol) in numbers:
@@ -76,7 +82,9 @@ def bind(image: bytes, values: Values) -> bytes:
     return bytes(name_symbols(out, image, table, extra, order))
 
 
-def name_symbols(out: bytearray, image: bytes, table: SymbolTableSection, extra: bytes, order: str) -> bytearray:
+def name_symbols(
+    out: bytearray, image: bytes, table: SymbolTableSection, extra: bytes, order: str
+) -> bytearray:
     """Append the longer symbol table and its names; the old undefined symbols become weak ones that nothing names."""
     elf, sections = parsed(image)
     old = bytearray(out[table["sh_offset"] : table["sh_offset"] + table["sh_size"]])

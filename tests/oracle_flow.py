@@ -57,7 +57,8 @@ def ppc64le(code: bytes, address: int) -> Iterator[Step]:
             target = at + signed(w & 0x3FF_FFFC, 26)
         elif w >> 26 == 16:  # bc
             target = at + signed(w & 0xFFFC, 16)
-        yield at, 4, target, w >> 26 == 18 and not w & 1 or w in (0x4E80_0020, 0x4E80_0420)
+        # blr, bctr; 0 is no instruction: clang ends each function with twelve such bytes, an empty traceback table
+        yield at, 4, target, (w >> 26 == 18 and not w & 1) or w in (0x4E80_0020, 0x4E80_0420, 0)
 
 
 def mips(order: str) -> Decoder:
@@ -81,15 +82,24 @@ def riscv64(code: bytes, address: int) -> Iterator[Step]:
         at = address + offset
         half = int.from_bytes(code[offset : offset + 2], "little")
         if half & 3 != 3:
-            yield at, 2, compressed(half, at), half & 0xE003 == 0xA001 or half & 0xF07F == 0x8002 and half != 0x8002
+            yield (
+                at,
+                2,
+                compressed(half, at),
+                half & 0xE003 == 0xA001 or (half & 0xF07F == 0x8002 and half != 0x8002),
+            )
             offset, upper = offset + 2, None
             continue
         w = int.from_bytes(code[offset : offset + 4], "little")
         op, target = w & 0x7F, None
         if op == 0x6F:  # jal
-            target = at + signed(w >> 31 << 20 | (w >> 12 & 0xFF) << 12 | (w >> 20 & 1) << 11 | (w >> 21 & 0x3FF) << 1, 21)
+            target = at + signed(
+                w >> 31 << 20 | (w >> 12 & 0xFF) << 12 | (w >> 20 & 1) << 11 | (w >> 21 & 0x3FF) << 1, 21
+            )
         elif op == 0x63:  # branch
-            target = at + signed(w >> 31 << 12 | (w >> 7 & 1) << 11 | (w >> 25 & 0x3F) << 5 | (w >> 8 & 15) << 1, 13)
+            target = at + signed(
+                w >> 31 << 12 | (w >> 7 & 1) << 11 | (w >> 25 & 0x3F) << 5 | (w >> 8 & 15) << 1, 13
+            )
         elif op == 0x67 and upper is not None:  # jalr behind its auipc
             target = upper + signed(w >> 20, 12)
         yield at, 4, target, op in (0x6F, 0x67) and w >> 7 & 31 == 0
@@ -102,8 +112,8 @@ def compressed(half: int, at: int) -> int | None:
         places = ((12, 11), (11, 4), (10, 9), (9, 8), (8, 10), (7, 6), (6, 7), (5, 3), (4, 2), (3, 1), (2, 5))
         return at + signed(sum((half >> bit & 1) << to for bit, to in places), 12)
     if half & 0xC003 == 0xC001:  # c.beqz, c.bnez
-        places = ((12, 8), (11, 4), (10, 3), (6, 7), (5, 6), (4, 2), (3, 1), (2, 5))
-        return at + signed(sum((half >> bit & 1) << to for bit, to in places), 9)
+        near = ((12, 8), (11, 4), (10, 3), (6, 7), (5, 6), (4, 2), (3, 1), (2, 5))
+        return at + signed(sum((half >> bit & 1) << to for bit, to in near), 9)
     return None
 
 
@@ -126,7 +136,9 @@ def veneer_goal(name: str, code: bytes) -> int | None:
             "riscv64": (bytes.fromhex("170300000333030167000300"), 16),  # auipc t1, 0; ld t1, 16(t1); jr t1
         }[name]
         return int.from_bytes(code[size : size + 8], "little") if code.startswith(head) else None
-    list_of = struct.unpack_from((">" if name == "mips64" else "<") + "7I", code) if len(code) >= 28 else ()
+    list_of: tuple[int, ...] = (
+        struct.unpack_from((">" if name == "mips64" else "<") + "7I", code) if len(code) >= 28 else ()
+    )
     if not list_of:
         return None
     if name == "ppc64le":  # lis, ori, sldi 32, oris, ori, mtspr TAR, bctar

@@ -39,7 +39,9 @@ def by_elftools(image: bytes) -> dict[str, list[tuple[int, int, str, int]]]:
                 kind = entry["r_info_type"]
                 if "r_type2" in entry:
                     kind = entry["r_type"] | entry["r_type2"] << 8 | entry["r_type3"] << 16
-                rows.append((entry["r_offset"], kind, symbols.get_symbol(entry["r_info_sym"]).name, entry["r_addend"]))
+                rows.append(
+                    (entry["r_offset"], kind, symbols.get_symbol(entry["r_info_sym"]).name, entry["r_addend"])
+                )
     return {name: sorted(rows) for name, rows in found.items()}
 
 
@@ -50,7 +52,14 @@ def by_lief(image: bytes) -> dict[str, list[tuple[int, int, str, int]]]:
     found: dict[str, list[tuple[int, int, str, int]]] = {}
     for row in binary.object_relocations:
         name = row.section.name
-        found.setdefault(name, []).append((row.address, int(row.type) & (1 << 27) - 1, row.symbol.name if row.has_symbol else "", row.addend))
+        found.setdefault(name, []).append(
+            (
+                row.address,
+                int(row.type) & (1 << 27) - 1,
+                row.symbol.name if row.has_symbol else "",
+                row.addend,
+            )
+        )
     return {name: sorted(rows) for name, rows in found.items()}
 
 
@@ -64,10 +73,16 @@ def test_lief_reads_the_same_sections_and_symbols(source: Path, name: str) -> No
         assert [(s.name, s.size, s.alignment) for s in binary.sections] == [
             (s.name, s["sh_size"], s["sh_addralign"]) for s in ours
         ]
-        contents = {s.name: bytes(s.content) for s in binary.sections if s.name.startswith(("cnp.", ".text.", ".rodata"))}
+        contents = {
+            s.name: bytes(s.content)
+            for s in binary.sections
+            if s.name.startswith(("cnp.", ".text.", ".rodata"))
+        }
         assert contents == {s.name: s.data() for s in ours if s.name in contents}
         symbols = next(s for s in ours if s["sh_type"] == "SHT_SYMTAB")
-        assert [(s.name, s.value) for s in binary.symtab_symbols] == [(s.name, s["st_value"]) for s in symbols.iter_symbols()]
+        assert [(s.name, s.value) for s in binary.symtab_symbols] == [
+            (s.name, s["st_value"]) for s in symbols.iter_symbols()
+        ]
 
 
 @pytest.mark.parametrize("name", [name for name in TARGETS if name not in MIPS])
@@ -146,7 +161,9 @@ UNKNOWN = {  # name -> instruction with a relocation of the GOT or of thread-loc
 @pytest.mark.parametrize("name", TARGETS)
 def test_unknown_relocations(name: str) -> None:
     text, number = UNKNOWN[name]
-    error = refused(name, assembled(name, section(text)), f"relocation type {number:#x} at 0x[0-3] is not known")
+    error = refused(
+        name, assembled(name, section(text)), f"relocation type {number:#x} at 0x[0-3] is not known"
+    )
     assert (error.op, error.line, error.section, error.type) == ("add", 12, HOT, number)
 
 
@@ -160,7 +177,13 @@ def test_linker_relaxation_is_refused(name: str) -> None:
 @pytest.mark.parametrize("name", TARGETS)
 @pytest.mark.parametrize(
     ("other", "flags"),
-    [(".data", '"aw",@progbits'), (".bss", '"aw",@nobits'), (".tdata", '"awT",@progbits'), (".init_array", '"aw"'), ("mine", '"a"')],
+    [
+        (".data", '"aw",@progbits'),
+        (".bss", '"aw",@nobits'),
+        (".tdata", '"awT",@progbits'),
+        (".init_array", '"aw"'),
+        ("mine", '"a"'),
+    ],
 )
 def test_unknown_sections(name: str, other: str, flags: str) -> None:
     """The stencil that refers to it is named; where none does, the section."""
@@ -193,7 +216,13 @@ def test_symbols_without_a_meaning(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["riscv64"])
-@pytest.mark.parametrize("text", ["ld a0, %pcrel_lo(.Lother)(a0)", ".Lhere:\nauipc a0, %pcrel_hi(cnp.0.lit)\nld a0, %pcrel_lo(.Lhere+4)(a0)"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ld a0, %pcrel_lo(.Lother)(a0)",
+        ".Lhere:\nauipc a0, %pcrel_hi(cnp.0.lit)\nld a0, %pcrel_lo(.Lhere+4)(a0)",
+    ],
+)
 def test_halves_that_do_not_pair(name: str, text: str) -> None:
     other = ".text\n.Lother:\nauipc a0, %pcrel_hi(cnp.0.lit)\n"
     with pytest.raises(BuildError) as caught:
@@ -207,7 +236,9 @@ def test_relocations_outside_of_their_section(name: str) -> None:
     image = bytearray(made(EVERYTHING, name).objects[0])
     _, sections = parsed(bytes(image))
     rows = next(s for s in sections if s.name == ".relacnp.hot.jump.0")
-    struct.pack_into("<Q" if targets.get(name).byteorder == "little" else ">Q", image, rows["sh_offset"], 1 << 20)
+    struct.pack_into(
+        "<Q" if targets.get(name).byteorder == "little" else ">Q", image, rows["sh_offset"], 1 << 20
+    )
     with pytest.raises(BuildError, match="outside of the section") as caught:
         extract([bytes(image)], targets.get(name), {}, {"jump": 3})
     assert (caught.value.op, caught.value.line) == ("jump", 3)
@@ -269,7 +300,9 @@ def test_broken_bodies(name: str, fault: str) -> None:
 def test_stack_pointer_that_is_not_restored(name: str) -> None:
     error = break_contract(name, f'{{ __asm__ volatile("{PUSH[name]}"); return NEXT; }}')
     assert error.offset == 16 and "16 bytes off" in error.message
-    error = break_contract(name, f'{{ if (s->tos) __asm__ volatile("{PUSH[name]}"); s->tos++; return NEXT; }}')
+    error = break_contract(
+        name, f'{{ if (s->tos) __asm__ volatile("{PUSH[name]}"); s->tos++; return NEXT; }}'
+    )
     assert "stack pointer" in error.message
     error = break_contract(name, f'{{ __asm__ volatile("{SET[name]}"); return NEXT; }}')
     assert "cannot be followed" in error.message
@@ -303,6 +336,8 @@ def test_stack_pointer_in_delay_slots(name: str) -> None:
 def test_constants_that_stencils_share_are_read_once(name: str) -> None:
     found = made(EVERYTHING, name).extracted
     assert len(set(found.constants)) == len(found.constants)
-    used = {h.index for s in found.stencils.values() for b in s.blocks for h in b.holes if h.what is What.DATA}
+    used = {
+        h.index for s in found.stencils.values() for b in s.blocks for h in b.holes if h.what is What.DATA
+    }
     used |= {h.index for b in found.routines.values() for h in b.holes if h.what is What.DATA}
     assert used == set(range(len(found.constants)))

@@ -22,10 +22,10 @@ from pathlib import Path
 
 import pytest
 
+from cnp.build.driver import Made
 from cnp.library import Library
 from cnp.stencil import Accept, Block, Hole, Leave, What
 from cnp.target import REGION_SIZE, Field, Formula, Target
-from cnp.build.driver import Made
 from tests.oracle_build import EVERYTHING, OPS, TARGETS, made, tools
 from tests.oracle_elf import bind, code_sections, outside, parsed, section_bytes
 
@@ -93,7 +93,9 @@ def placing(sizes: dict[str, tuple[int, int]], target: Target, dice: random.Rand
     dice.shuffle(order)
     address = dice.randrange(1 << dice.choice((20, 28, 31, 40, 47))) + 0x10000 & -0x1000
     if address % REGION_SIZE > REGION_SIZE - (1 << 20):
-        address += 1 << 20  # a stencil does not jump from one region into the next: `cnp/plan.py` sees to that
+        address += (
+            1 << 20
+        )  # a stencil does not jump from one region into the next: `cnp/plan.py` sees to that
     places = {}
     for group in order:
         address += dice.randrange(64) * 16
@@ -133,9 +135,24 @@ def choose(library: Library, template: Template, name: str, start: int, dice: ra
     if holes[0].what is What.LITERAL:
         step = 8
     assert low <= high, (template.section, name)
-    value = dice.choice((low, high, dice.randint(low, high), dice.randint(low, high), max(low, min(high, dice.randint(-300, 300)))))
-    phase = next((start + h.place - h.addend for h in holes if fields[h.field].formula is Formula.RELATIVE), -holes[0].addend)
-    value -= (value - phase) % step if step > 1 and not any(fields[h.field].formula is Formula.PAGE for h in holes) else value % step
+    value = dice.choice(
+        (
+            low,
+            high,
+            dice.randint(low, high),
+            dice.randint(low, high),
+            max(low, min(high, dice.randint(-300, 300))),
+        )
+    )
+    phase = next(
+        (start + h.place - h.addend for h in holes if fields[h.field].formula is Formula.RELATIVE),
+        -holes[0].addend,
+    )
+    value -= (
+        (value - phase) % step
+        if step > 1 and not any(fields[h.field].formula is Formula.PAGE for h in holes)
+        else value % step
+    )
     return value if value >= low else value + step
 
 
@@ -194,7 +211,11 @@ def constant_places(built: Made, image: bytes, places: dict[str, int]) -> dict[i
     found: dict[int, list[int]] = {}
     for section in parsed(image)[1]:
         for index, constant in enumerate(built.extracted.constants):
-            if section.name in places and section.name.startswith(".rodata") and constant.align == section["sh_addralign"]:
+            if (
+                section.name in places
+                and section.name.startswith(".rodata")
+                and constant.align == section["sh_addralign"]
+            ):
                 data, step = section.data(), len(constant.data)
                 at = [n for n in range(0, len(data), step) if data[n : n + step] == constant.data]
                 if step == section["sh_entsize"] or step == len(data):
@@ -204,9 +225,16 @@ def constant_places(built: Made, image: bytes, places: dict[str, int]) -> dict[i
 
 def link(image: bytes, places: dict[str, int], target: Target, folder: Path) -> dict[str, tuple[int, bytes]]:
     """lld's answer: section -> (address, bytes)."""
-    lines = [f'  "{name}" {address:#x} : {{ *("{name}") }}' for name, address in sorted(places.items(), key=lambda item: item[1])]
+    lines = [
+        f'  "{name}" {address:#x} : {{ *("{name}") }}'
+        for name, address in sorted(places.items(), key=lambda item: item[1])
+    ]
     script = folder / "script.ld"
-    script.write_text("SECTIONS {\n" + "\n".join(lines) + "\n  /DISCARD/ : { *(.eh_frame .note* .comment .llvm_addrsig .MIPS* .reginfo .pdr) }\n}\n")
+    script.write_text(
+        "SECTIONS {\n"
+        + "\n".join(lines)
+        + "\n  /DISCARD/ : { *(.eh_frame .note* .comment .llvm_addrsig .MIPS* .reginfo .pdr) }\n}\n"
+    )
     file, out = folder / "bound.o", folder / "linked"
     file.write_bytes(image)
     tools().link(*target.lld, "-O0", "--no-relax", "-e", "0", "-T", script, file, "-o", out)
@@ -237,7 +265,9 @@ def differences(source: Path, name: str, folder: Path) -> Iterator[tuple[int, st
         mine = {section: found[section] for section in sizes if not section.startswith(".rodata")}
         seen |= set(mine)
         for number in range(ROUNDS):
-            for section in one_round(built, library, image, mine, placing(sizes, library.target, dice), dice, folder):
+            for section in one_round(
+                built, library, image, mine, placing(sizes, library.target, dice), dice, folder
+            ):
                 yield number, section
     assert seen == set(found)
 
@@ -253,7 +283,10 @@ def one_round(
 ) -> Iterator[str]:
     """The sections of one object in which lld's bytes are not ours, at these places."""
     wanted = sorted(key for key in outside(image) if key[0] in found)
-    values = {(section, name): choose(library, found[section], name, places[section], dice) for section, name in wanted}
+    values = {
+        (section, name): choose(library, found[section], name, places[section], dice)
+        for section, name in wanted
+    }
     linked = link(bind(image, lld_values(library, found, values)), places, library.target, folder)
     copies = constant_places(built, image, places)
     for section, template in found.items():
@@ -271,7 +304,9 @@ def test_templates_against_lld(source: Path, name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_the_comparison_sees_a_wrong_template(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_comparison_sees_a_wrong_template(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Jumps that miss by four bytes, and the judge speaks."""
     right = Field.write
 

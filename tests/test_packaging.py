@@ -57,7 +57,7 @@ def test_metadata_says_what_the_package_says() -> None:
     plain = [line for line in metadata.requires("cnp") or [] if "extra ==" not in line]
     assert [line.partition(">")[0] for line in plain] == ["cffi"]
     (script,) = metadata.entry_points(group="console_scripts", name="cnp")
-    assert script.value == "cnp.cli:main"
+    assert callable(script.load())
 
 
 def test_importing_needs_nothing_but_what_is_required() -> None:

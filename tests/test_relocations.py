@@ -99,7 +99,11 @@ def test_field_refuses_one_past_its_limits(name: str, field: str) -> None:
             checked(fld, value, **facts)
         expected = {**facts, "value": value, "low": fld.low, "high": fld.high, "align": fld.align}
         assert caught.value.evidence == expected
-        assert "out of range" in caught.value.message and "add" in caught.value.message and field in caught.value.message
+        assert (
+            "out of range" in caught.value.message
+            and "add" in caught.value.message
+            and field in caught.value.message
+        )
 
 
 @pytest.mark.parametrize(("name", "field"), [row for row in ROWS if in_range(*row).align > 1])
@@ -120,9 +124,14 @@ def test_limits_are_what_the_bits_hold(name: str, field: str) -> None:
     fld = in_range(name, field)
     top = max(source + width for source, width, _ in fld.bits)
     lowest = min(source for source, _, _ in fld.bits)
-    assert fld.align % (1 << lowest) == 0 or fld.formula is Formula.ABSOLUTE or fld.carry or fld.jump, "bits are lost"
+    assert fld.align % (1 << lowest) == 0 or fld.formula is Formula.ABSOLUTE or fld.carry or fld.jump, (
+        "bits are lost"
+    )
     others = targets.get(name).fields.values()
-    lower = any((o.low, o.high, o.formula) == (fld.low, fld.high, fld.formula) and o.carry for o in others) and not fld.carry
+    lower = (
+        any((o.low, o.high, o.formula) == (fld.low, fld.high, fld.formula) and o.carry for o in others)
+        and not fld.carry
+    )
     if (fld.low, fld.high) != WHOLE and not lower:  # the lower half of a pair has the range of the pair
         assert fld.high - fld.low < 2 << top
         assert fld.low % fld.align == 0
@@ -155,10 +164,16 @@ def test_every_relocation_is_produced_or_explained(name: str) -> None:
         for image in made(source, name).objects:
             _, sections = parsed(image)
             for section in sections:
-                if section["sh_type"] == "SHT_RELA" and sections[section["sh_info"]].name.startswith(("cnp.", ".text.")):
+                if section["sh_type"] == "SHT_RELA" and sections[section["sh_info"]].name.startswith(
+                    ("cnp.", ".text.")
+                ):
                     for raw in section.iter_relocations():
                         entry = raw.entry
-                        composed = entry["r_type"] | entry["r_type2"] << 8 | entry["r_type3"] << 16 if "r_type2" in entry else 0
+                        composed = (
+                            entry["r_type"] | entry["r_type2"] << 8 | entry["r_type3"] << 16
+                            if "r_type2" in entry
+                            else 0
+                        )
                         seen.add(composed or entry["r_info_type"])
     assert seen <= set(target.relocations)
     assert set(target.relocations) - seen == set(UNSEEN[name])
@@ -170,7 +185,9 @@ def test_relocations_name_fields(name: str) -> None:
     named = {piece.field for pieces in target.relocations.values() for piece in pieces}
     named |= {hole.field for hole in target.veneer.holes}
     assert named <= set(target.fields)
-    assert set(target.fields) == named | {fld.alone for fld in target.fields.values() if fld.alone}, "a row that nothing uses"
+    assert set(target.fields) == named | {fld.alone for fld in target.fields.values() if fld.alone}, (
+        "a row that nothing uses"
+    )
 
 
 # ---- through patch.encode
@@ -198,7 +215,10 @@ def one_field(name: str, field: str, what: What, number: int) -> tuple[Program, 
     return program, link
 
 
-@pytest.mark.parametrize(("name", "field"), [row for row in ROWS if not in_range(*row).jump and in_range(*row).formula is Formula.ABSOLUTE])
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [row for row in ROWS if not in_range(*row).jump and in_range(*row).formula is Formula.ABSOLUTE],
+)
 def test_encode_refuses_with_all_that_is_known(name: str, field: str) -> None:
     """A RangeError names operation, index, hole, symbol, value and range; the limits themselves are taken."""
     fld = in_range(name, field)
@@ -207,16 +227,33 @@ def test_encode_refuses_with_all_that_is_known(name: str, field: str) -> None:
     for value in (fld.low, fld.high - fld.high % fld.align):
         image = link(0x10000, value)
         assert read_back(fld, image.code[8 : 8 + fld.size], order) == value + fld.carry & mask_of(fld)
-    bad = [fld.low - fld.align, fld.high + fld.align - fld.high % fld.align, *([fld.low + 1] if fld.align > 1 else [])]
+    bad = [
+        fld.low - fld.align,
+        fld.high + fld.align - fld.high % fld.align,
+        *([fld.low + 1] if fld.align > 1 else []),
+    ]
     for value in bad if (fld.low, fld.high) != WHOLE else ():
         with pytest.raises(RangeError) as caught:
             link(0x10000, value)
         error = caught.value
-        assert (error.op, error.index, error.hole, error.symbol, error.value) == ("probe", 0, 8, "wanted", value)
+        assert (error.op, error.index, error.hole, error.symbol, error.value) == (
+            "probe",
+            0,
+            8,
+            "wanted",
+            value,
+        )
         assert (error.field, error.low, error.high, error.align) == (field, fld.low, fld.high, fld.align)
 
 
-@pytest.mark.parametrize(("name", "field"), [row for row in ROWS if in_range(*row).formula in (Formula.RELATIVE, Formula.PAGE) and not in_range(*row).jump])
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        row
+        for row in ROWS
+        if in_range(*row).formula in (Formula.RELATIVE, Formula.PAGE) and not in_range(*row).jump
+    ],
+)
 def test_encode_refuses_what_no_veneer_can_help(name: str, field: str) -> None:
     """Data that is read relative to the place is never replaced by a veneer: the limits hold, one past is refused."""
     fld = in_range(name, field)

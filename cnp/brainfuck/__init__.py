@@ -17,7 +17,7 @@ from cnp import foreign, targets
 from cnp import frame as layout
 from cnp import runtime as rt
 from cnp.assembler import Assembler, Label, Program
-from cnp.brainfuck.parse import Bounds, Loop, Multiply, Node, Scan, Segment, SourceError, parse, where
+from cnp.brainfuck.parse import Bounds, Loop, Multiply, Node, Scan, Segment, SourceError, Travel, parse, travel, where
 from cnp.errors import CnpError
 from cnp.library import Library
 from cnp.result import Result
@@ -50,29 +50,37 @@ def compile_source(source: str, library: Library) -> Compiled:
 
 
 class Compiler:
-    """Tree -> operations."""
+    """Tree -> operations.
+
+    known: how far left and right of the pointer the tape is known to go; what lies within needs no check. A move to
+    the right only makes the left side safer, so that loops and scans in one direction keep half of it.
+    """
 
     def __init__(self, library: Library) -> None:
         self.asm = Assembler(library)
+        self.known = (0, 0)
         self.marks: dict[int, list[tuple[int, int]]] = {}
 
     def nodes(self, tree: list[Node]) -> None:
         """A whole tree. Brackets may nest deeper than Python's own stack, so the open loops are kept here."""
         levels: list[Iterator[Node]] = [iter(tree)]
-        loops: list[tuple[Label, Label]] = []
+        loops: list[tuple[Label, Label, tuple[int, int]]] = []
         while levels:
             node = next(levels[-1], None)
             if isinstance(node, Loop):
-                loops.append(self.open())
+                self.pass_over(node.travel)
+                loops.append((*self.open(), self.known))
                 levels.append(iter(node.body))
             elif isinstance(node, Segment):
                 self.segment(node)
             elif isinstance(node, Scan):
                 self.scan(node)
+                self.pass_over(travel(node))
             else:
                 levels.pop()
                 if loops:
-                    self.close(*loops.pop())
+                    body, behind, self.known = loops.pop()
+                    self.close(body, behind)
 
     def open(self) -> tuple[Label, Label]:
         """The head of a loop; labels of its body and of what follows."""
@@ -85,22 +93,30 @@ class Compiler:
         self.asm.op("close", body)
         self.asm.bind(behind)
 
+    def pass_over(self, way: Travel) -> None:
+        """What is still known after the pointer went some way left or right."""
+        left, right = self.known
+        self.known = (left if way[0] == 0 else 0, right if way[1] == 0 else 0)
+
+    def unknown(self, trail: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """The part of a trail that leaves what is known."""
+        return [mark for mark in trail if not self.known[0] <= mark[0] <= self.known[1]]
+
     def scan(self, scan: Scan) -> None:
         op = self.asm.op("scan_right" if scan.step > 0 else "scan_left", scan.step)
         self.marks[op] = scan.trail
 
     def segment(self, segment: Segment) -> None:
-        match segment.steps:
-            case [Bounds(trail)] if trail[-1][0] == segment.move and extent(trail) in (
-                (0, segment.move),
-                (segment.move, 0),
-            ):
-                op = self.asm.op("step_right" if segment.move > 0 else "step_left", segment.move)
-                self.marks[op] = trail
-                return
-        for step in segment.steps:
+        steps = segment.steps
+        if len(steps) == 1 and isinstance(steps[0], Bounds) and self.is_step(steps[0].trail, segment.move):
+            op = self.asm.op("step_right" if segment.move > 0 else "step_left", segment.move)
+            self.marks[op] = steps[0].trail
+            self.learn(steps[0].trail, segment.move)
+            return
+        for step in steps:
             if isinstance(step, Bounds):
-                self.reach(step.trail)
+                self.reach(self.unknown(step.trail))
+                self.learn(step.trail)
             elif isinstance(step, Multiply):
                 self.multiply(step)
             elif step.kind in ("put", "get"):
@@ -111,10 +127,22 @@ class Compiler:
                 self.asm.op(step.kind, step.at, step.value)
         if segment.move:
             self.asm.op("move", segment.move)
+            self.learn([], segment.move)
+
+    def is_step(self, trail: list[tuple[int, int]], move: int) -> bool:
+        """Whether one look at where the pointer ends is all that a segment needs."""
+        return bool(self.unknown(trail)) and trail[-1][0] == move and extent(trail) in ((0, move), (move, 0))
+
+    def learn(self, trail: list[tuple[int, int]], move: int = 0) -> None:
+        """The trail was found to be on the tape; then the pointer moved."""
+        left, right = extent([*trail, *((offset, 0) for offset in self.known)])
+        self.known = (min(0, left - move), max(0, right - move))
 
     def reach(self, trail: list[tuple[int, int]]) -> None:
         """Check the ends of where the pointer goes; it starts on the tape."""
         least, most = extent(trail)
+        if least == most:
+            return
         if least == 0:
             op = self.asm.op("reach_right", most)
         elif most == 0:
@@ -126,10 +154,10 @@ class Compiler:
     def multiply(self, loop: Multiply) -> None:
         """Skipped when the counter is zero, if that saves a check or much work."""
         behind = self.asm.label()
-        if loop.trail or len(loop.factors) > 2:
+        trail = self.unknown([(loop.at + offset, position) for offset, position in loop.trail])
+        if trail or len(loop.factors) > 2:
             self.asm.op("skip", loop.at, behind)
-        if loop.trail:
-            self.reach([(loop.at + offset, position) for offset, position in loop.trail])
+        self.reach(trail)
         for offset, factor in loop.factors.items():
             if name := {1: "copy", 255: "subtract"}.get(factor):
                 self.asm.op(name, loop.at, loop.at + offset)
@@ -141,7 +169,8 @@ class Compiler:
 
 def extent(trail: list[tuple[int, int]]) -> tuple[int, int]:
     """How far left and right of where it begins the pointer goes."""
-    return min(0, *(offset for offset, _ in trail)), max(0, *(offset for offset, _ in trail))
+    offsets = [0, *(offset for offset, _ in trail)]
+    return min(offsets), max(offsets)
 
 
 class Linked:

@@ -9,6 +9,7 @@ Positions are offsets in the source; `where` turns one into line and column.
 
 from __future__ import annotations
 
+from math import inf
 from dataclasses import dataclass, field, replace
 
 from cnp.errors import CnpError
@@ -70,12 +71,14 @@ class Scan:
 
 @dataclass(slots=True)
 class Loop:
-    """Run the body while the cell is not zero."""
+    """Run the body while the cell is not zero. travel: where the pointer may be when the head is reached again."""
 
     body: list[Node]
+    travel: Travel
 
 
 Node = Segment | Scan | Loop
+Travel = tuple[float, float]  #: how far left and right the pointer may be of where it was, at the head or behind
 Item = Node | Multiply | tuple[str, int]  #: what stands between brackets while they are read
 
 
@@ -140,7 +143,7 @@ def close(body: list[Node]) -> Node | Multiply:
             if counter in (1, 255):
                 sign = 1 if counter == 255 else -1
                 return Multiply(0, {at: value * sign & 255 for at, value in changes.items()}, trail)
-    return Loop(body)
+    return Loop(body, loop_travel(body))
 
 
 def totals(segment: Segment) -> dict[int, int] | None:
@@ -157,6 +160,22 @@ def totals(segment: Segment) -> dict[int, int] | None:
 def is_straight(move: int, trail: list[tuple[int, int]]) -> bool:
     """Whether no place lies behind the start of a step or beyond its end, so that checking the end is enough."""
     return move != 0 and all(0 < offset <= move or move <= offset < 0 for offset, _ in trail)
+
+
+def loop_travel(body: list[Node]) -> Travel:
+    """Where the pointer may be when the head of a loop is reached again, whatever the number of rounds."""
+    parts = [travel(node) for node in body]
+    left, right = sum(part[0] for part in parts), sum(part[1] for part in parts)
+    return -inf if left < 0 else 0, inf if right > 0 else 0
+
+
+def travel(node: Node) -> Travel:
+    """Where the pointer may be behind a node."""
+    if isinstance(node, Segment):
+        return node.move, node.move
+    if isinstance(node, Scan):
+        return (0, inf) if node.step > 0 else (-inf, 0)
+    return node.travel
 
 
 class Builder:
