@@ -95,7 +95,7 @@ class ForeignCode:
         self.needs: Needs = needs(program)
         self.frames_at = align(self.records_at + len(self.records) + 64)
 
-    def run(self, calls: Sequence[Call], stdin: bytes = b"", memory: Sequence[bytes] = (), timeout: float = 60.0) -> Outcome:
+    def run(self, calls: Sequence[Call], stdin: bytes = b"", memory: Sequence[bytes] = (), timeout: float | None = 60.0) -> Outcome:
         """Execute the calls in order, in one start. memory: contents of extra areas, at `area_addresses(sizes)`."""
         areas = self.area_addresses([len(data) for data in memory])
         end = align(areas[-1] + len(memory[-1])) if memory else self.frames_at
@@ -115,7 +115,7 @@ class ForeignCode:
         compiled: bool = False,
         fuel: int | None = None,
         stdin: bytes = b"",
-        timeout: float = 60.0,
+        timeout: float | None = 60.0,
     ) -> Outcome:
         """Go on with every run that exited, until its outermost function returns or it leaves again.
 
@@ -159,7 +159,7 @@ class ForeignCode:
                 raise LabelError(f"op {activation.op} {name} is no entry: bind its label with entry=True", label=str(activation.op))
 
     def start(
-        self, jobs: Sequence[Job], frames: Sequence[FrameImage], memory: Sequence[bytes], cells: bytes, stdin: bytes, timeout: float
+        self, jobs: Sequence[Job], frames: Sequence[FrameImage], memory: Sequence[bytes], cells: bytes, stdin: bytes, timeout: float | None
     ) -> host.Report:
         """Put everything into its place and execute the jobs. The report holds frames, memory and cells, in this order."""
         areas = self.area_addresses([len(piece) for piece in memory])

@@ -14,8 +14,8 @@ Where jumps stay within a region of memory, a chunk does too.
 
 Lengths depend on reach and reach depends on lengths: the layout starts with the short variants and without veneers,
 and gives an operation its far variant, or a jump a veneer, wherever a hole is out of range, until nothing changes.
-Each round only adds; after a few rounds it asks for a margin that doubles each time, so that the number of rounds is
-bounded by the logarithm of the longest reach and the whole by the length of the program.
+Each round only adds. After two rounds, what misses takes along what nearly does, by a margin that doubles each time: the
+number of rounds is about the logarithm of the longest reach, and the whole is bounded by the length of the program.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from cnp.target import REGION_SIZE, Field, Formula, Target
 
 STUBS = {Leave.EXIT: "cnp.stub.exit", Leave.TRAP: "cnp.stub.trap", Leave.UNWIND: "cnp.stub.unwind"}
 BASE_ALIGN = 16  #: what a base address must be a multiple of, in bytes
-EXACT_ROUNDS = 4  #: rounds of the layout without a margin
+EXACT_ROUNDS = 2  #: rounds of the layout without a margin
 
 
 @dataclass(eq=False, slots=True)
@@ -248,7 +248,7 @@ class Plan:
         if not self.imports and not self._regions and self.end < reach:
             return
         rounds = 0
-        while self._extend(0 if rounds < EXACT_ROUNDS else 16 << rounds):
+        while self._extend(8 << rounds if rounds >= EXACT_ROUNDS else 0):
             self._place()
             rounds += 1
 
@@ -284,22 +284,28 @@ class Plan:
     # ---- what does not reach
 
     def _extend(self, margin: int) -> bool:
-        """Lengthen what does not reach, or does so by less than `margin` bytes; whether anything changed."""
-        changed = False
+        """If something does not reach, lengthen it and all that reaches by less than `margin` bytes; whether anything
+        that does not reach was lengthened."""
+        found: list[tuple[Piece, Block, int, Hole, Goal]] = []
+        missing: set[int] = set()
         for chunk in self.chunks:
             for piece in (*chunk.hot, *chunk.cold, *chunk.stubs):
                 for number, hole, fld in self._jumps_of(piece.block):
-                    if hole.offset >= piece.keep or (piece.detours and number in piece.detours):
+                    if hole.offset >= piece.keep or piece.detours and number in piece.detours:
                         continue
                     goal = self.goal(piece, hole)
                     s = goal if isinstance(goal, int) else goal.address
                     value = fld.value(s, hole.addend, piece.address + hole.place)
-                    if not (fld.low + margin <= value <= fld.high - margin) and self._lengthen(
-                        piece, number, hole, goal
-                    ):
-                        changed = True
-                        if piece.detours is None:
-                            break  # its block is another one now: the next round looks at it
+                    if not fld.low + margin <= value <= fld.high - margin:
+                        if not fld.low <= value <= fld.high:
+                            missing.add(len(found))
+                        found.append((piece, piece.block, number, hole, goal))
+        changed = False
+        for index, (piece, block, number, hole, goal) in enumerate(found if missing else ()):
+            if piece.block is block:  # not yet replaced by its far variant, which the next round looks at
+                changed |= self._lengthen(piece, number, hole, goal) and index in missing
+            else:
+                changed |= index in missing
         return changed
 
     def _lengthen(self, piece: Piece, number: int, hole: Hole, goal: Goal) -> bool:

@@ -18,7 +18,9 @@ from cnp.brainfuck.parse import Loop, Multiply, Scan, Segment, parse
 from cnp.errors import CnpError
 from tests.support import every_target, need, runnable
 
-compiled_and_interpreted = pytest.mark.parametrize("interpret", [False, True], ids=["compiled", "interpreted"])
+compiled_and_interpreted = pytest.mark.parametrize(
+    "interpret", [False, True], ids=["compiled", "interpreted"]
+)
 
 # ---- outside programs
 
@@ -101,7 +103,9 @@ ERRORS = [  # source, cells, line, column, cell
 @pytest.mark.parametrize(("source", "cells", "line", "column", "cell"), ERRORS)
 @compiled_and_interpreted
 @every_target
-def test_leaving_the_tape(target: str, interpret: bool, source: str, cells: int, line: int, column: int, cell: int) -> None:
+def test_leaving_the_tape(
+    target: str, interpret: bool, source: str, cells: int, line: int, column: int, cell: int
+) -> None:
     runnable(target)
     with pytest.raises(TapeError) as caught:
         brainfuck.run(source, target=target, interpret=interpret, cells=cells)
@@ -121,7 +125,9 @@ def test_loops_that_are_not_entered_go_nowhere(source: str, interpret: bool) -> 
     [("]", 1, 1, "]"), ("+[\n>]\n ]", 3, 2, "]"), ("[[]", 1, 1, "["), ("ok [\n  [-] [", 2, 7, "[")],
 )
 def test_unmatched_brackets(source: str, line: int, column: int, bracket: str) -> None:
-    with pytest.raises(SourceError, match=rf"^line {line}, column {column}: \{bracket} has no partner$") as caught:
+    with pytest.raises(
+        SourceError, match=rf"^line {line}, column {column}: \{bracket} has no partner$"
+    ) as caught:
         brainfuck.run(source)
     assert (caught.value.line, caught.value.column) == (line, column)
 
@@ -211,7 +217,12 @@ def test_interrupt_within_50_ms(interpret: bool) -> None:
     latencies = []
     for _ in range(3):
         done = subprocess.run(
-            script, capture_output=True, text=True, timeout=60, check=True, env={**os.environ, "PYTHONPATH": path}
+            script,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+            env={**os.environ, "PYTHONPATH": path},
         )
         latencies.append(float(done.stdout))
     assert min(latencies) < 0.05
@@ -228,7 +239,7 @@ def test_brackets_nest_deeper_than_python() -> None:
 @pytest.mark.parametrize(
     ("source", "kind"),
     [
-        ("[>>]", Scan), ("[<]", Scan), ("[+>-<->+]", Loop), ("[>><]", Loop), ("[<>>]", Loop), ("[>+]", Loop), ("[]", Loop),
+        ("[>>]", Scan), ("[<]", Scan), ("[+>-<->+]", Scan), ("[>><]", Loop), ("[<>>]", Loop), ("[>+]", Loop), ("[]", Loop),
         ("[.]", Loop), ("[--]", Loop), ("[-[-]]", Loop),
     ],
 )  # fmt: skip
@@ -239,7 +250,13 @@ def test_kinds_of_loops(source: str, kind: type) -> None:
 
 @pytest.mark.parametrize(
     ("source", "factors"),
-    [("[->+<]", {1: 1}), ("[->++<<->]", {1: 2, -1: 255}), ("[+>+<]", {1: 255}), ("[>+<-]", {1: 1}), ("[-+->+<]", {1: 1})],
+    [
+        ("[->+<]", {1: 1}),
+        ("[->++<<->]", {1: 2, -1: 255}),
+        ("[+>+<]", {1: 255}),
+        ("[>+<-]", {1: 1}),
+        ("[-+->+<]", {1: 1}),
+    ],
 )
 def test_multiply_loops(source: str, factors: dict[int, int]) -> None:
     (node,) = parse(source)
@@ -283,11 +300,15 @@ def reference(source: str, given: bytes, cells: int, most: int = 20_000) -> End 
 
 
 plain = st.text("+-<>", max_size=6)
-idioms = st.sampled_from(["[-]", "[->+<]", "[>]", "[<]", "[->+<-]", "[-<<+>>]", "[>>]", "[+>-<]", "[->><<]", "[-<>]"])
+idioms = st.sampled_from(
+    ["[-]", "[->+<]", "[>]", "[<]", "[->+<-]", "[-<<+>>]", "[>>]", "[+>-<]", "[->><<]", "[-<>]"]
+)
 sources = st.recursive(
     st.one_of(plain, idioms, st.text("+-<>.,", max_size=8)),
     lambda inner: st.one_of(
-        st.lists(inner, max_size=4).map("".join), inner.map(lambda body: f"[{body}]"), inner.map(lambda body: f"[-{body}]")
+        st.lists(inner, max_size=4).map("".join),
+        inner.map(lambda body: f"[{body}]"),
+        inner.map(lambda body: f"[-{body}]"),
     ),
     max_leaves=12,
 )

@@ -63,12 +63,16 @@ class Reader:
 
     def operation(self, index: int) -> Operation:
         row = self.table["operations"][index]
-        operands = tuple(Operand(o["kind"], o["ctype"], o["name"]) for o in self.rows("operands", row["operands"]))
+        operands = tuple(
+            Operand(o["kind"], o["ctype"], o["name"]) for o in self.rows("operands", row["operands"])
+        )
         forms = tuple(self.form(form) for form in self.rows("forms", row["forms"]))
         return Operation(row["name"], index, operands, forms, row["line"], row["calls"])
 
     def form(self, row: dict[str, Any]) -> Form:
-        accepts = tuple(Accept(a["kind"], a["low"], a["high"], a["align"]) for a in self.rows("accepts", row["accepts"]))
+        accepts = tuple(
+            Accept(a["kind"], a["low"], a["high"], a["align"]) for a in self.rows("accepts", row["accepts"])
+        )
         return Form(accepts, self.stencil(row["near"]), self.stencil(row["far"]) if row["far"] >= 0 else None)
 
     def stencil(self, number: int) -> Stencil:
@@ -77,7 +81,14 @@ class Reader:
 
     def block(self, row: dict[str, Any]) -> Block:
         holes = tuple(
-            Hole(h["offset"], self.table["fields"][h["field"]]["name"], What(h["what"]), h["index"], h["addend"], h["place"])
+            Hole(
+                h["offset"],
+                self.table["fields"][h["field"]]["name"],
+                What(h["what"]),
+                h["index"],
+                h["addend"],
+                h["place"],
+            )
             for h in self.rows("holes", row["holes"])
         )
         return Block(bytes.fromhex(row["code"]), holes, row["tail"], row["align"])
@@ -111,9 +122,14 @@ def test_json_holds_the_rest(target: str) -> None:
     routines = {row["name"]: reader.block(table["blocks"][row["block"]]) for row in table["routines"]}
     assert routines == {name: original.routine(name) for name in original.routine_names}
     assert reader.block(table["blocks"][facts["veneer"]]) == machine.veneer
-    assert tuple(Constant(bytes.fromhex(row["data"]), row["align"]) for row in table["constants"]) == original.constants
+    assert (
+        tuple(Constant(bytes.fromhex(row["data"]), row["align"]) for row in table["constants"])
+        == original.constants
+    )
     assert tuple(Import(row["name"], row["signature"]) for row in table["imports"]) == original.imports
-    assert facts["big_endian"] == (machine.byteorder == "big") and facts["header_size"] == original.header_size
+    assert (
+        facts["big_endian"] == (machine.byteorder == "big") and facts["header_size"] == original.header_size
+    )
     assert table["enumerations"]["what"] == {item.name.lower(): item for item in What}
 
 
@@ -125,8 +141,18 @@ def test_layouts_are_those_that_runs_use(target: str) -> None:
     order = targets.get(target).byteorder
     for section, size, start, read in (
         ("context", layout.CONTEXT_SIZE, 0, lambda data: layout.unpack_context(original, data)),
-        ("header", original.header_size, original.header_size, lambda data: vars_of(layout.unpack_header(original, data))),
-        ("state", original.header_size, original.header_size, lambda data: layout.unpack_header(original, data).state),
+        (
+            "header",
+            original.header_size,
+            original.header_size,
+            lambda data: vars_of(layout.unpack_header(original, data)),
+        ),
+        (
+            "state",
+            original.header_size,
+            original.header_size,
+            lambda data: layout.unpack_header(original, data).state,
+        ),
     ):
         data = bytearray(size)
         for number, row in enumerate(table[section], 1):
@@ -195,7 +221,18 @@ def test_tables_of_all_targets_in_one_c_program(tmp_path: Path) -> None:
 @every_target
 def test_rust_compiles(target: str, tmp_path: Path) -> None:
     (tmp_path / "table.rs").write_text(export(library(target), "rust"))
-    compiles([optional("rustc"), "--edition=2021", "--crate-type=lib", "--emit=metadata", "-D", "warnings", "table.rs"], tmp_path)
+    compiles(
+        [
+            optional("rustc"),
+            "--edition=2021",
+            "--crate-type=lib",
+            "--emit=metadata",
+            "-D",
+            "warnings",
+            "table.rs",
+        ],
+        tmp_path,
+    )
 
 
 @every_target
@@ -210,7 +247,11 @@ def test_all_languages_list_the_same_rows() -> None:
     """A row is a line in each of them; sections follow each other in the same order."""
     original = library("mips64")
     rows = sum(len(section.rows) for section in tables(original).sections)
-    for language, row in (("c", r"^    \{(?!\().*\},$"), ("go", r"^\t\{.*\},$"), ("rust", r"^    \w+ \{ .* \},$")):
+    for language, row in (
+        ("c", r"^    \{(?!\().*\},$"),
+        ("go", r"^\t\{.*\},$"),
+        ("rust", r"^    \w+ \{ .* \},$"),
+    ):
         extra = 0 if language == "c" else 1  # the facts are members of the struct in C
         assert len(re.findall(row, export(original, language), re.MULTILINE)) == rows + extra
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import random
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from tests.support import every_target, runnable
 
 SOURCE = Path(__file__).parent / "vocabularies" / "resume.c"
 PROGRAMS, SAMPLES, HOPS = 12, 25, 3  #: random programs; places where each is left; how often a run is left
+NESTED = 8  #: more calls than the programs nest
 LEAST = 20  #: polls of a program that is worth it
 DEPTH, DEEP = 5, 300  #: trap code of the contract; nested calls
 
@@ -108,7 +109,7 @@ def test_the_programs_are_worth_running(vocabulary_file: VocabularyFile) -> None
 # ---- every target, in its host program
 
 
-@cache
+@lru_cache(maxsize=8)
 def foreign(file: Path, seed: int) -> tuple[Programs, ForeignCode]:
     asm = Assembler(Library.load(file))
     programs = Programs(asm, seed)
@@ -117,14 +118,25 @@ def foreign(file: Path, seed: int) -> tuple[Programs, ForeignCode]:
 
 @every_target
 def test_left_anywhere_it_ends_the_same(target: str, vocabulary_file: VocabularyFile) -> None:
-    programs, code = foreign(vocabulary_file(SOURCE, runnable(target).name), 1)
+    leave_and_go_on(*foreign(vocabulary_file(SOURCE, runnable(target).name), 1))
+
+
+@pytest.mark.soak
+@every_target
+@pytest.mark.parametrize("seed", range(100, 150))
+def test_many_are_left_anywhere_and_end_the_same(seed: int, target: str, vocabulary_file: VocabularyFile) -> None:
+    leave_and_go_on(*foreign(vocabulary_file(SOURCE, runnable(target).name), seed))
+
+
+def leave_and_go_on(programs: Programs, code: ForeignCode) -> None:
+    """Run each program whole and in pieces."""
     lib = code.library
     plan = [(case, way, FOREVER) for case in programs.cases for way in (False, True)]
     plan += [(case, n % 2 == 1, at) for case in programs.cases for n, at in enumerate(programs.samples(case[3]))]
     ends = [case[3] for case, _, _ in plan]
     areas = code.area_addresses([8 * MEMORY] * len(plan))
     calls = [
-        Call(name, {**state, "mem": area}, interpret=way)
+        Call(name, {**state, "mem": area}, depth=NESTED, interpret=way)
         for ((name, state, _, _), way, _), area in zip(plan, areas, strict=True)
     ]
     outcome = code.run(calls, memory=[reference.pack_memory(lib, words, at) for (_, _, words, _), _, at in plan])

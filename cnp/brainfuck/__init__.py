@@ -17,7 +17,19 @@ from cnp import foreign, targets
 from cnp import frame as layout
 from cnp import runtime as rt
 from cnp.assembler import Assembler, Label, Program
-from cnp.brainfuck.parse import Bounds, Loop, Multiply, Node, Scan, Segment, SourceError, Travel, parse, travel, where
+from cnp.brainfuck.parse import (
+    Bounds,
+    Loop,
+    Multiply,
+    Node,
+    Scan,
+    Segment,
+    SourceError,
+    Travel,
+    parse,
+    travel,
+    where,
+)
 from cnp.errors import CnpError
 from cnp.library import Library
 from cnp.result import Result

@@ -9,8 +9,8 @@ Positions are offsets in the source; `where` turns one into line and column.
 
 from __future__ import annotations
 
-from math import inf
 from dataclasses import dataclass, field, replace
+from math import inf
 
 from cnp.errors import CnpError
 
@@ -78,7 +78,8 @@ class Loop:
 
 
 Node = Segment | Scan | Loop
-Travel = tuple[float, float]  #: how far left and right the pointer may be of where it was, at the head or behind
+#: How far left and right the pointer may be of where it was, at the head or behind.
+Travel = tuple[float, float]
 Item = Node | Multiply | tuple[str, int]  #: what stands between brackets while they are read
 
 
