@@ -31,9 +31,8 @@ make_venv = $(PYTHON) -m venv --clear $(1) >/dev/null 2>&1 || { \
 .PHONY: run test test-sources test-wheel check soak clean stencils emulators
 
 run: stencils
-	@export TIMEFORMAT='%R s'; \
-	echo "== compiled for this machine: $(EXAMPLE)"; time $(BIN)/cnp run $(EXAMPLE); \
-	echo "== the interpreter of the same operations:"; time $(BIN)/cnp run --interpret $(EXAMPLE) >/dev/null
+	@echo "== $(EXAMPLE), compiled for this machine:"; $(BIN)/cnp run --time $(EXAMPLE)
+	@echo "== the interpreter of the same operations:"; $(BIN)/cnp run --time --interpret $(EXAMPLE) >/dev/null
 
 test: test-sources test-wheel
 

@@ -13,16 +13,21 @@ Operands choose the form: the first form of the operation that takes them is the
 
 from __future__ import annotations
 
+import operator
 import struct
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn, TypeVar
 
 from cnp.errors import LabelError, OperandError, StateError
 from cnp.library import Library
 from cnp.stencil import Accept, Form, Operation, What
 
-FLOAT_FORMATS = {"f32": (struct.Struct("<f"), struct.Struct("<I")), "f64": (struct.Struct("<d"), struct.Struct("<Q"))}
+FLOAT_FORMATS = {
+    "f32": (struct.Struct("<f"), struct.Struct("<I")),
+    "f64": (struct.Struct("<d"), struct.Struct("<Q")),
+}
 
 WORDS = {"u32": 1 << 32, "u64": 1 << 64}
 
@@ -35,7 +40,7 @@ class Slot(NamedTuple):
 
 def slot(offset: int) -> Slot:
     """The slot at `offset` bytes from the frame's first one."""
-    return Slot(offset)
+    return Slot(operator.index(offset))
 
 
 @dataclass(eq=False, slots=True)
@@ -78,7 +83,10 @@ class Symbol:
 
 
 Value = int | Slot | Label | Cell | Table | Symbol
+AnyValue = TypeVar("AnyValue", bound=Value)
 At = tuple[str, int]
+
+ADDRESSES = (Label, Symbol, Cell)  #: values that are addresses once the program is linked
 
 
 class Op(NamedTuple):
@@ -101,18 +109,41 @@ class Program:
     roots: tuple[str, ...] = ("cnp_enter",)
 
     def check(self) -> None:
-        """Raise LabelError for labels that are used and unbound, and for functions that run off their end."""
+        """Raise LabelError for labels that are used and unbound, for jumps that leave their function for one with a
+        larger frame, for functions that have no operations or run off their end."""
+        starts = [function.position or 0 for function in self.functions]
         for index, op in enumerate(self.ops):
-            for value in op.values:
-                for label in value.labels if isinstance(value, Table) else (value,):
-                    if isinstance(label, Label) and (label.position is None or label.position >= len(self.ops)):
-                        message = f"op {index} ({op.operation.name}) goes to label {label.name!r}, which is bound to no operation"
-                        raise LabelError(message, label=label.name, index=index)
-        ends = {function.end or len(self.ops) for function in self.functions} | {len(self.ops)}
-        for end in sorted(ends - {0}):
+            for declared, value in zip(op.operation.operands, op.values, strict=True):
+                if isinstance(value, (Label, Table)):
+                    jumps = declared.kind in ("label", "table") and not op.operation.calls
+                    for label in value.labels if isinstance(value, Table) else (value,):
+                        self._check_label(index, label, starts if jumps else [])
+        self._check_functions()
+
+    def _check_label(self, index: int, label: Label, starts: list[int]) -> None:
+        """starts: where functions begin, if the operation jumps there."""
+        name = f"op {index} ({self.ops[index].operation.name}) goes to label {label.name!r}"
+        if label.position is None or not 0 <= label.position < len(self.ops):
+            raise LabelError(f"{name}, which is bound to no operation", label=label.name, index=index)
+        if starts:
+            here, there = (self.functions[bisect_right(starts, at) - 1] for at in (index, label.position))
+            if there.frame > here.frame:
+                message = (
+                    f"{name} in function {there.name!r}, whose frame is larger than that of {here.name!r}"
+                )
+                raise LabelError(message, label=label.name, index=index)
+
+    def _check_functions(self) -> None:
+        """No function is empty or runs off its end."""
+        ends = [function.position or 0 for function in self.functions[1:]] + [len(self.ops)]
+        for function, end in zip(self.functions, ends, strict=False):
+            if end == function.position:
+                message = f"function {function.name!r} has no operations"
+                raise LabelError(message, label=function.name, index=end)
+        for end in ends if self.ops else ():
             if goes_on(self.ops[end - 1].form):
-                name = self.ops[end - 1].operation.name
-                raise LabelError(f"the code runs off its end after op {end - 1} ({name})", label="", index=end - 1)
+                message = f"the code runs off its end after op {end - 1} ({self.ops[end - 1].operation.name})"
+                raise LabelError(message, label="", index=end - 1)
 
 
 def goes_on(form: Form) -> bool:
@@ -133,8 +164,7 @@ class Assembler:
 
     def op(self, name: str, *operands: object, at: At | None = None) -> int:
         """Append an operation. at: its source position as (file, line). OperandError says what it takes."""
-        if self._closed:
-            raise StateError("this program was built; make a new assembler", state="closed")
+        self._check_open()
         operation = self.library[name]
         if len(operands) != len(operation.operands):
             wanted = ", ".join(f"{o.kind} {o.name}" for o in operation.operands)
@@ -143,6 +173,10 @@ class Assembler:
         form, values = self._choose(operation, operands)
         self.program.ops.append(Op(operation, form, values, at))
         return len(self.program.ops) - 1
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StateError("this program was built; make a new assembler", state="closed")
 
     def __getattr__(self, name: str) -> Callable[..., int]:
         if name.startswith("_") or name not in self.library:
@@ -156,7 +190,10 @@ class Assembler:
 
     def _choose(self, operation: Operation, operands: tuple[object, ...]) -> tuple[Form, tuple[Value, ...]]:
         for form in operation.forms:
-            values = [self._take(accepted, operand) for accepted, operand in zip(form.accepts, operands, strict=True)]
+            values = [
+                self._take(accepted, operand)
+                for accepted, operand in zip(form.accepts, operands, strict=True)
+            ]
             if None not in values:
                 self._check_frame(operation, operands)
                 return form, tuple(values)  # type: ignore[arg-type]
@@ -173,21 +210,38 @@ class Assembler:
         if kind == "label" or kind == "func":
             return self._code(kind, operand)
         if kind == "cell":
-            return operand if isinstance(operand, Cell) else Cell(word(operand)) if isinstance(operand, int) else None
+            return (
+                operand
+                if isinstance(operand, Cell)
+                else Cell(word(operand))
+                if isinstance(operand, int)
+                else None
+            )
         if kind == "table":
-            return operand if isinstance(operand, Table) else None
+            return self._own(operand, *operand.labels) if isinstance(operand, Table) else None
         if kind == "symbol":
-            return operand if isinstance(operand, (Symbol, Cell, Label)) else word(operand) if isinstance(operand, int) else None
-        if isinstance(operand, (Label, Symbol, Cell)) and kind == "u64":
-            return operand
+            return (
+                self._own(operand)
+                if isinstance(operand, ADDRESSES)
+                else word(operand)
+                if isinstance(operand, int)
+                else None
+            )
+        if isinstance(operand, ADDRESSES) and kind == "u64":
+            return self._own(operand)
         return immediate(accepted, operand)
+
+    def _own(self, operand: AnyValue, *labels: Label) -> AnyValue:
+        """The operand; LabelError if it, or one of these labels, is a label of another program."""
+        for label in labels or (operand,):
+            if isinstance(label, Label) and label.program is not self.program:
+                raise LabelError(f"label {label.name!r} belongs to another program", label=label.name)
+        return operand
 
     def _code(self, kind: str, operand: object) -> Value | None:
         """A place to go to: a label of this program, the position of an operation, an imported function."""
         if isinstance(operand, Label):
-            if operand.program is not self.program:
-                raise LabelError(f"label {operand.name!r} belongs to another program", label=operand.name)
-            return operand if kind == "label" or isinstance(operand, Function) else None
+            return self._own(operand) if kind == "label" or isinstance(operand, Function) else None
         if kind == "func":
             return operand if isinstance(operand, Symbol) else None
         if isinstance(operand, int) and not isinstance(operand, bool):
@@ -197,12 +251,20 @@ class Assembler:
     def _check_frame(self, operation: Operation, operands: tuple[object, ...]) -> None:
         """A slot lies within the frame of its function; the frame of a callee may begin at its end."""
         if not self.program.functions:
-            raise StateError(f"{operation.name}: begin a function first: asm.function(name, frame=bytes)", state="no function")
+            raise StateError(
+                f"{operation.name}: begin a function first: asm.function(name, frame=bytes)",
+                state="no function",
+            )
         size = self.program.functions[-1].frame
         for declared, operand in zip(operation.operands, operands, strict=True):
-            if isinstance(operand, Slot) and not operation.calls and not 0 <= operand.offset <= size - 1:
-                message = f"{operation.name}: {declared.name} is slot({operand.offset}); the frame has {size} bytes"
-                raise OperandError(message, op=operation.name, operand=declared.name, value=operand.offset, allowed=(0, size - 8))
+            last = size if operation.calls else size - 8
+            if isinstance(operand, Slot) and not 0 <= operand.offset <= last:
+                message = (
+                    f"{operation.name}: {declared.name} is slot({operand.offset}); the frame has {size} bytes"
+                )
+                raise OperandError(
+                    message, op=operation.name, operand=declared.name, value=operand.offset, allowed=(0, last)
+                )
 
     def _refuse(self, operation: Operation, operands: tuple[object, ...]) -> NoReturn:
         """Say which operand no form takes."""
@@ -211,7 +273,9 @@ class Assembler:
             if all(self._take(accepted, operand) is None for accepted in accepts):
                 allowed = " or ".join(dict.fromkeys(f"{a.kind} {a.low} … {a.high}" for a in accepts))
                 message = f"{operation.name}: operand {declared.name} takes {allowed}, not {operand!r}"
-                raise OperandError(message, op=operation.name, operand=declared.name, value=operand, allowed=allowed)
+                raise OperandError(
+                    message, op=operation.name, operand=declared.name, value=operand, allowed=allowed
+                )
         shapes = " or ".join("(" + ", ".join(a.kind for a in form.accepts) + ")" for form in operation.forms)
         message = f"{operation.name} takes {shapes}, not {operands!r} together"
         raise OperandError(message, op=operation.name, operand="", value=operands, allowed=shapes)
@@ -220,8 +284,15 @@ class Assembler:
 
     def function(self, name: str, frame: int) -> Function:
         """Begin a function here: a place that run() and native calls enter. frame: bytes of its slots."""
+        self._check_open()
         if frame < 0 or frame % 8:
-            raise OperandError(f"frame is {frame} bytes; give a multiple of 8", op=name, operand="frame", value=frame, allowed=8)
+            raise OperandError(
+                f"frame is {frame} bytes; give a multiple of 8",
+                op=name,
+                operand="frame",
+                value=frame,
+                allowed=8,
+            )
         if any(function.name == name for function in self.program.functions):
             raise LabelError(f"function {name!r} exists already", label=name)
         if self.program.functions:
@@ -236,6 +307,7 @@ class Assembler:
 
     def begin(self, function: Function) -> Function:
         """Begin the code of a declared function here."""
+        self._own(function)
         begun = self.function(function.name, function.frame)
         self.program.functions[-1] = function
         self.bind(function)
@@ -250,10 +322,12 @@ class Assembler:
 
     def bind(self, label: Label, entry: bool = False) -> Label:
         """Bind a label to the next operation. entry: `code.enter` may enter here."""
-        if label.program is not self.program:
-            raise LabelError(f"label {label.name!r} belongs to another program", label=label.name)
+        self._check_open()
+        self._own(label)
         if label.position is not None:
-            raise LabelError(f"label {label.name!r} is bound already, to op {label.position}", label=label.name)
+            raise LabelError(
+                f"label {label.name!r} is bound already, to op {label.position}", label=label.name
+            )
         label.position = len(self.program.ops)
         label.entry = label.entry or entry
         return label
@@ -282,7 +356,13 @@ class Assembler:
 def word(value: int) -> int:
     """A number as an unsigned 64-bit word; OperandError if it has more bits."""
     if not -(1 << 63) <= value < 1 << 64:
-        raise OperandError(f"{value} does not fit 64 bits", op="", operand="", value=value, allowed=(-(1 << 63), (1 << 64) - 1))
+        raise OperandError(
+            f"{value} does not fit 64 bits",
+            op="",
+            operand="",
+            value=value,
+            allowed=(-(1 << 63), (1 << 64) - 1),
+        )
     return value & (1 << 64) - 1
 
 

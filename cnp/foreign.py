@@ -79,23 +79,36 @@ class ForeignCode:
     imports: addresses of helpers beside those of the host program. base: where the image lies.
     """
 
-    def __init__(self, program: Program, imports: Mapping[str, int] | None = None, base: int = host.CODE_BASE) -> None:
+    def __init__(
+        self, program: Program, imports: Mapping[str, int] | None = None, base: int = host.CODE_BASE
+    ) -> None:
         program.check()
         self.program, self.library, self.target = program, program.library, program.library.target
         self.symbols = {**host.symbols(self.target), **(imports or {})}
         self.image = patch.encode(program, base, host.DATA_BASE, self.symbols)
         after = (base + len(self.image.code) + PAGE - 1) & -PAGE
         helpers = interpret.reachable_imports(self.symbols.get)
-        self.interpreter = patch.encode(interpret.interpreter_program(program), after, host.DATA_BASE, helpers)
+        self.interpreter = patch.encode(
+            interpret.interpreter_program(program), after, host.DATA_BASE, helpers
+        )
         self.records_at = align(host.DATA_BASE + len(self.image.data) + 64)
         used = {v.name for op in program.ops for v in op.values if isinstance(v, Symbol)}
         self.records = interpret.records(
-            program, self.records_at, self.image.cell_places.__getitem__, {name: self.symbols[name] for name in used}
+            program,
+            self.records_at,
+            self.image.cell_places.__getitem__,
+            {name: self.symbols[name] for name in used},
         )
         self.needs: Needs = needs(program)
         self.frames_at = align(self.records_at + len(self.records) + 64)
 
-    def run(self, calls: Sequence[Call], stdin: bytes = b"", memory: Sequence[bytes] = (), timeout: float | None = 60.0) -> Outcome:
+    def run(
+        self,
+        calls: Sequence[Call],
+        stdin: bytes = b"",
+        memory: Sequence[bytes] = (),
+        timeout: float | None = 60.0,
+    ) -> Outcome:
         """Execute the calls in order, in one start. memory: contents of extra areas, at `area_addresses(sizes)`."""
         areas = self.area_addresses([len(data) for data in memory])
         end = align(areas[-1] + len(memory[-1])) if memory else self.frames_at
@@ -104,9 +117,13 @@ class ForeignCode:
             frame = self.frame(call, end)
             frames.append(frame)
             end = (frame.address + frame.size + 63) & -64
-        jobs = [Job(f.address, self.position(c.place), c.interpret) for c, f in zip(calls, frames, strict=True)]
+        jobs = [
+            Job(f.address, self.position(c.place), c.interpret) for c, f in zip(calls, frames, strict=True)
+        ]
         report = self.start(jobs, frames, memory, self.image.data, stdin, timeout)
-        return self.outcome([read_result(self.library, frame) for frame in self.after(report, frames)], report, memory)
+        return self.outcome(
+            [read_result(self.library, frame) for frame in self.after(report, frames)], report, memory
+        )
 
     def resume(
         self,
@@ -124,7 +141,10 @@ class ForeignCode:
         innermost activation goes on in generated code, at an operation that is bound as an entry. fuel: as for `run`.
         """
         memory, data = outcome.memory if memory is None else memory, outcome.data
-        results, chains = list(outcome.results), [list(r.activations) if r.exited else [] for r in outcome.results]
+        results, chains = (
+            list(outcome.results),
+            [list(r.activations) if r.exited else [] for r in outcome.results],
+        )
         for number, result in enumerate(results):
             if chains[number]:
                 frame = copy_of(result.frame)
@@ -136,7 +156,9 @@ class ForeignCode:
             if first and compiled:
                 self.check_entries(entered)
             jobs = [Job(a.frame, a.op, not (first and compiled)) for a in entered]
-            report = self.start(jobs, [results[number].frame for number in going], memory, data, stdin, timeout)
+            report = self.start(
+                jobs, [results[number].frame for number in going], memory, data, stdin, timeout
+            )
             frames = self.after(report, [results[number].frame for number in going])
             for number, activation, frame in zip(going, entered, frames, strict=True):
                 context = frame.get_context()
@@ -152,14 +174,25 @@ class ForeignCode:
 
     def check_entries(self, activations: Sequence[Activation]) -> None:
         """LabelError if one of these stands at an operation where generated code may not be entered."""
-        entries = {f.position for f in self.program.functions} | {x.position for x in self.program.labels if x.entry}
+        entries = {f.position for f in self.program.functions} | {
+            x.position for x in self.program.labels if x.entry
+        }
         for activation in activations:
             if activation.op not in entries:
                 name = self.program.ops[activation.op].operation.name
-                raise LabelError(f"op {activation.op} {name} is no entry: bind its label with entry=True", label=str(activation.op))
+                raise LabelError(
+                    f"op {activation.op} {name} is no entry: bind its label with entry=True",
+                    label=str(activation.op),
+                )
 
     def start(
-        self, jobs: Sequence[Job], frames: Sequence[FrameImage], memory: Sequence[bytes], cells: bytes, stdin: bytes, timeout: float | None
+        self,
+        jobs: Sequence[Job],
+        frames: Sequence[FrameImage],
+        memory: Sequence[bytes],
+        cells: bytes,
+        stdin: bytes,
+        timeout: float | None,
     ) -> host.Report:
         """Put everything into its place and execute the jobs. The report holds frames, memory and cells, in this order."""
         areas = self.area_addresses([len(piece) for piece in memory])
@@ -175,7 +208,9 @@ class ForeignCode:
         dumps = [(frame.context, len(frame.view)) for frame in frames]
         dumps += [(address, len(piece)) for address, piece in zip(areas, memory, strict=True)]
         dumps.append((host.DATA_BASE, max(8, len(cells))))
-        return host.run(self.target, HostImage(self.segments(bytes(data)), self.calls(jobs), dumps), stdin, timeout)
+        return host.run(
+            self.target, HostImage(self.segments(bytes(data)), self.calls(jobs), dumps), stdin, timeout
+        )
 
     def area_addresses(self, sizes: Sequence[int]) -> list[int]:
         """Where extra memory areas of these sizes will lie."""

@@ -31,6 +31,7 @@ CONTEXT_SIZE = 8 * len(CONTEXT_FIELDS)
 HEADER_FIELDS = ("inner", "op", "code", "depth", "outer", "context")
 HEADER = "QIIIIQ"
 HEADER_SIZE = 32
+HEADER_DEPTH = 16  #: where `depth` lies in it
 KINDS = ("return", "exit", "trap")
 TRAPS = {
     0: "none", 1: "unreachable", 2: "division by zero", 3: "overflow", 4: "out of bounds", 5: "call depth",
@@ -57,10 +58,13 @@ def pack_state(library: Library, values: Mapping[str, int | float]) -> bytes:
     for name, value in values.items():
         if name not in fields:
             known = ", ".join(fields)
-            raise OperandError(f"the state has no {name!r}; it has {known}", op="", operand=name, value=value, allowed=known)
+            raise OperandError(
+                f"the state has no {name!r}; it has {known}", op="", operand=name, value=value, allowed=known
+            )
         field = fields[name]
         kind = format_of(field, order(library))
-        number = value & (1 << 64) - 1 if kind[1] == "Q" and isinstance(value, int) else value
+        wraps = kind[1] == "Q" and isinstance(value, int) and -(1 << 63) <= value < 0
+        number = value + (1 << 64) if wraps else value
         try:
             struct.pack_into(kind, data, field.offset, number)
         except (struct.error, OverflowError) as error:
@@ -71,7 +75,9 @@ def pack_state(library: Library, values: Mapping[str, int | float]) -> bytes:
 
 def unpack_state(library: Library, data: bytes | memoryview) -> dict[str, int | float]:
     """The fields of a saved state struct."""
-    return {f.name: struct.unpack_from(format_of(f, order(library)), data, f.offset)[0] for f in library.state}
+    return {
+        f.name: struct.unpack_from(format_of(f, order(library)), data, f.offset)[0] for f in library.state
+    }
 
 
 def pack_header(library: Library, state: bytes, depth: int, context: int, outer: int = 1) -> bytes:
@@ -109,7 +115,9 @@ class Header:
 def unpack_header(library: Library, data: bytes | memoryview) -> Header:
     """Read the `header_size` bytes below slot 0."""
     state = unpack_state(library, data)
-    return Header(state, *struct.unpack_from(order(library) + HEADER, data, library.header_size - HEADER_SIZE))
+    return Header(
+        state, *struct.unpack_from(order(library) + HEADER, data, library.header_size - HEADER_SIZE)
+    )
 
 
 def unpack_context(library: Library, data: bytes | memoryview) -> dict[str, int]:
@@ -146,6 +154,11 @@ class FrameImage:
         return int.from_bytes(self.read(offset, 8), self.library.target.byteorder)  # type: ignore[arg-type]
 
     def __setitem__(self, offset: int, value: int) -> None:
+        if not -(1 << 63) <= value < 1 << 64:
+            allowed = (-(1 << 63), (1 << 64) - 1)
+            raise OperandError(
+                f"{value} does not fit a slot", op="", operand="slot", value=value, allowed=allowed
+            )
         self.write(offset, (value & (1 << 64) - 1).to_bytes(8, self.library.target.byteorder))  # type: ignore[arg-type]
 
     def read(self, offset: int, size: int) -> bytes:
@@ -162,6 +175,12 @@ class FrameImage:
         """The header of the frame that begins `distance` bytes behind this one."""
         at = self.start + distance
         return unpack_header(self.library, self.view[at - self.library.header_size : at])
+
+    def limit_depth(self, distance: int, depth: int) -> None:
+        """Let at most `depth` calls be nested below the frame that begins `distance` bytes behind this one."""
+        at = self.start + distance - HEADER_SIZE + HEADER_DEPTH
+        least = min(depth, self.header(distance).depth)
+        self.view[at : at + 4] = least.to_bytes(4, self.library.target.byteorder)  # type: ignore[arg-type]
 
     def set_header(self, data: bytes) -> None:
         self.view[self.start - len(data) : self.start] = data

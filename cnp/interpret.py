@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable, Mapping
 
 from cnp.assembler import Cell, Label, Op, Program, Slot, Symbol, Table, Value
-from cnp.errors import SymbolError
+from cnp.errors import StateError, SymbolError
 
 RECORD_SIZE = 56
 MOST_OPERANDS = 6
@@ -40,7 +40,11 @@ def tables(program: Program) -> list[Table]:
 
 
 def records(program: Program, base: int, cell: Callable[[Cell], int], symbols: Mapping[str, int]) -> bytes:
-    """The program as records for the address `base`. cell: address of a cell; symbols: addresses of helpers."""
+    """The program as records for the address `base`. cell: address of a cell; symbols: addresses of helpers.
+
+    StateError: the program calls generated code of others, which has no records.
+    """
+    check_calls(program)
     place = base + RECORD_SIZE * len(program.ops)
     places: dict[Table, int] = {}
     for table in tables(program):
@@ -69,11 +73,26 @@ def records(program: Program, base: int, cell: Callable[[Cell], int], symbols: M
     mark = "<" if program.library.target.byteorder == "little" else ">"
     packed = struct.Struct(f"{mark}HHI{MOST_OPERANDS}Q")
     parts = [
-        packed.pack(op.operation.index, immediates(op), position, *map(number, op.values), *[0] * (MOST_OPERANDS - len(op.values)))
+        packed.pack(
+            op.operation.index,
+            immediates(op),
+            position,
+            *map(number, op.values),
+            *[0] * (MOST_OPERANDS - len(op.values)),
+        )
         for position, op in enumerate(program.ops)
     ]
     parts += [struct.pack(f"{mark}{len(t.labels)}Q", *map(number, t.labels)) for t in places]
     return b"".join(parts)
+
+
+def check_calls(program: Program) -> None:
+    """Only functions of the program itself can be called."""
+    for position, op in enumerate(program.ops):
+        for declared, value in zip(op.operation.operands, op.values, strict=True):
+            if declared.kind == "func" and isinstance(value, Symbol):
+                message = f"op {position} ({op.operation.name}) calls {value.name}: only generated code can be entered there"
+                raise StateError(message, state="import")
 
 
 def immediates(op: Op) -> int:

@@ -291,7 +291,7 @@ class Plan:
         for chunk in self.chunks:
             for piece in (*chunk.hot, *chunk.cold, *chunk.stubs):
                 for number, hole, fld in self._jumps_of(piece.block):
-                    if hole.offset >= piece.keep or piece.detours and number in piece.detours:
+                    if hole.offset >= piece.keep or (piece.detours and number in piece.detours):
                         continue
                     goal = self.goal(piece, hole)
                     s = goal if isinstance(goal, int) else goal.address

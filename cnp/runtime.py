@@ -22,10 +22,10 @@ from typing import Any
 
 from cnp import frame as layout
 from cnp import interpret, memory, native, patch, targets
+from cnp._backend import Helper
 from cnp.assembler import Assembler as BareAssembler
 from cnp.assembler import Cell, Function, Label, Op, Program, Slot, Symbol
 from cnp.errors import LabelError, LibraryError, OperandError, StateError, SymbolError, TrapError
-from cnp._backend import Helper
 from cnp.frame import FrameImage, Needs
 from cnp.library import Library
 from cnp.result import Activation, Result, read_result
@@ -53,7 +53,9 @@ def code_memory(target: Target) -> memory.CodeMemory:
 
     def create() -> memory.CodeMemory:
         probe = memory.Probe(*target.probe)
-        return memory.CodeMemory(trap=target.trap, flush=native.flush, fork_count=native.fork_count, probe=probe)
+        return memory.CodeMemory(
+            trap=target.trap, flush=native.flush, fork_count=native.fork_count, probe=probe
+        )
 
     return memory.default(create)
 
@@ -111,11 +113,18 @@ class Frame(FrameImage):
 
     def __init__(self, library: Library, slots: int) -> None:
         below = library.header_size + layout.CONTEXT_SIZE
-        memory = bytearray(below + slots + 16)
+        if slots < 0:
+            raise OperandError(
+                f"a frame of {slots} bytes", op="", operand="slots", value=slots, allowed=(0, None)
+            )
+        memory = bytearray(
+            below + slots + 32
+        )  # 15 to align; a callee's frame, and what is read there, may begin at the end
         start = address(memory)
         place = (start + below + 15) & -16
         super().__init__(library, slots, place, memoryview(memory)[place - below - start :])
         self.memory = memory
+        self.left: tuple[Code, tuple[Activation, ...]] | None = None  # by the last run, for who resumes it
 
 
 class Assembler(BareAssembler):
@@ -173,10 +182,25 @@ class Code:
 
     def address(self, place: Label | int) -> int:
         """Address of a label or of an operation."""
+        return self.image.base + self.image.offsets[self.position(place)]
+
+    def position(self, place: Label | int) -> int:
+        """Position of a label or of an operation; LabelError if this program has no such operation."""
+        label = place if isinstance(place, Label) else None
         position = place.position if isinstance(place, Label) else place
-        if position is None or not 0 <= position < len(self.image.offsets):
-            raise LabelError(f"{place} is no operation of this program", label=str(place))
-        return self.image.base + self.image.offsets[position]
+        if (
+            (label and label.program is not self.program)
+            or position is None
+            or not 0 <= position < len(self.image.offsets)
+        ):
+            raise LabelError(
+                f"{place} is no operation of this program", label=label.name if label else str(place)
+            )
+        return position
+
+    def function_at(self, position: int) -> Function:
+        """The function that an operation belongs to."""
+        return [f for f in self.program.functions if f.position is not None and f.position <= position][-1]
 
     def op_at(self, address: int) -> int | None:
         """The operation whose code holds an address."""
@@ -191,20 +215,22 @@ class Code:
         fuel: int | None = None,
     ) -> Result:
         """Run from a function, or from an operation that was bound as an entry."""
-        position = place.position if isinstance(place, Label) else place
-        function = self._entry(position)
-        area = frame or Frame(self.library, self.needs.frame_bytes(function.frame, depth))
-        prepare(self, area, state or {}, depth, fuel, function, NATIVE_FRAME)
+        function = self._entry(self.position(place))
+        area = prepare(self, frame, state or {}, depth, fuel, function, NATIVE_FRAME)
         native.run(self.image.enter, area.address, self.address(place))
         return finish(self, area)
 
-    def _entry(self, position: int | None) -> Function:
+    def _entry(self, position: int) -> Function:
         """The function that an entry belongs to; LabelError if nobody said that it is one."""
-        entries = {f.position for f in self.program.functions} | {x.position for x in self.program.labels if x.entry}
-        if position is None or position not in entries:
-            name = self.program.ops[position].operation.name if position is not None and position < len(self.program.ops) else ""
-            raise LabelError(f"op {position} {name} is no entry: bind its label with entry=True", label=str(position))
-        return [f for f in self.program.functions if f.position is not None and f.position <= position][-1]
+        entries = {f.position for f in self.program.functions} | {
+            x.position for x in self.program.labels if x.entry
+        }
+        if position not in entries:
+            name = self.program.ops[position].operation.name
+            raise LabelError(
+                f"op {position} {name} is no entry: bind its label with entry=True", label=str(position)
+            )
+        return self.function_at(position)
 
     @property
     def interpreter(self) -> Interpreter:
@@ -225,7 +251,11 @@ class Entry:
         return self.code.symbols[self.name]
 
     def run(
-        self, state: State | None = None, frame: Frame | None = None, depth: int = DEPTH, fuel: int | None = None
+        self,
+        state: State | None = None,
+        frame: Frame | None = None,
+        depth: int = DEPTH,
+        fuel: int | None = None,
     ) -> Result:
         """Enter with a state and a frame; the result says how it ended, with the state as it is then.
 
@@ -245,7 +275,9 @@ class Entry:
 
         def failed(kind: int, trap: int, frame: int, op: int) -> None:
             raise_held(trap if kind == 2 else 0)
-            raise TrapError(describe(code, layout.KINDS[kind], trap, op), code=trap, op=op_name(code, op), index=op)
+            raise TrapError(
+                describe(code, layout.KINDS[kind], trap, op), code=trap, op=op_name(code, op), index=op
+            )
 
         return native.make_callable(
             enter=code.image.enter, code=self.address, signature=signature, header_size=code.library.header_size,
@@ -262,7 +294,9 @@ class Cells:
 
     def __getitem__(self, op: int) -> CellsOf:
         if op not in self._code.image.cells:
-            raise OperandError(f"op {op} has no cells", op=op_name(self._code, op), operand="", value=op, allowed="")
+            raise OperandError(
+                f"op {op} has no cells", op=op_name(self._code, op), operand="", value=op, allowed=""
+            )
         return CellsOf(self._code, self._code.image.cells[op])
 
 
@@ -319,25 +353,32 @@ class Interpreter:
     ) -> Result:
         """Interpret from an operation on: a function (or its name), a label, a position."""
         code = self.code
-        target = code[place].function if isinstance(place, str) else place
-        position = target.position if isinstance(target, Label) else target
-        function = [f for f in code.program.functions if f.position is not None and f.position <= (position or 0)][-1]
-        area = frame or Frame(code.library, code.needs.frame_bytes(function.frame, depth))
-        prepare(code, area, state or {}, depth, fuel, function, INTERPRETED_FRAME)
-        native.run(self._routine, area.address, self.record(position or 0))
+        position = code.position(code[place].function if isinstance(place, str) else place)
+        area = prepare(code, frame, state or {}, depth, fuel, code.function_at(position), INTERPRETED_FRAME)
+        native.run(self._routine, area.address, self.record(position))
         return finish(code, area)
 
     def resume(self, result: Result, fuel: int | None = None) -> Result:
         """Go on where a run left, until the function that run() entered returns, exits or traps.
 
         Each activation goes on at the operation at which it stands; a call that was under way is given the
-        callee's result.
+        callee's result. StateError: it returned, its frame was used again since, or it is of another program.
         """
         if not result.activations:
             raise StateError("this run returned: there is nothing to resume", state=result.kind)
         code, area = self.code, result.frame
-        context = bytearray(layout.pack_context(code.library, fuel))
-        area.set_context(bytes(context))
+        if (
+            not isinstance(area, Frame)
+            or not area.left
+            or area.left[0] is not code
+            or area.left[1] is not result.activations
+        ):
+            raise StateError("this is not what the last run of this code left in its frame", state="stale")
+        area.left = None
+        area.set_context(layout.pack_context(code.library, check_fuel(fuel)))
+        stack = max(0, native.stack_left() - NATIVE_MARGIN)
+        for activation in result.activations:
+            area.limit_depth(activation.frame - area.address, stack // INTERPRETED_FRAME)
         for number, activation in enumerate(result.activations):
             native.run(self._routine, activation.frame, self.record(activation.op))
             now = area.get_context()
@@ -378,7 +419,10 @@ class Helpers:
         if (pointer := pointer_value(value)) is not None:
             return pointer
         if not callable(value):
-            raise SymbolError(f"helper {name} is {value!r}: give an address, a function pointer or a callable", symbols=[name])
+            raise SymbolError(
+                f"helper {name} is {value!r}: give an address, a function pointer or a callable",
+                symbols=[name],
+            )
         if name not in self._made:
             self._made[name] = native.python_helper(self._signatures[name], value)
         return self._made[name].address
@@ -408,7 +452,7 @@ def place(program: Program, addresses: Callable[[str], int | None], keep: object
         block.free()
         raise
     placed = Placed(block, image, image.cell_places, keep)
-    weakref.finalize(placed, block.free)
+    weakref.finalize(placed, block.free).atexit = False  # threads may run it until the process is gone
     return placed
 
 
@@ -430,26 +474,56 @@ def base_of(op: Op) -> int:
 
 
 def prepare(
-    code: Code, area: Frame, state: State, depth: int, fuel: int | None, function: Function, native_frame: int
-) -> None:
-    """Write header and context. The depth is bounded by the frame's memory and by the native stack."""
+    code: Code,
+    frame: Frame | None,
+    state: State,
+    depth: int,
+    fuel: int | None,
+    function: Function,
+    native_frame: int,
+) -> Frame:
+    """Write header and context of a frame, a new one if there is none. Its memory and the native stack bound the depth."""
+    if depth < 0:
+        raise OperandError(
+            f"depth is {depth}", op=function.name, operand="depth", value=depth, allowed=(0, None)
+        )
+    stack = max(0, native.stack_left() - NATIVE_MARGIN)
+    deepest = min(depth, stack // max(code.needs.native, native_frame))
+    area = frame or Frame(code.library, code.needs.frame_bytes(function.frame, deepest))
+    if area.library.state != code.library.state or area.library.target is not code.library.target:
+        raise OperandError(
+            "this frame is of another vocabulary", op=function.name, operand="frame", value=area, allowed=""
+        )
     if area.size < function.frame:
         message = f"{function.name} needs a frame of {function.frame} bytes, not {area.size}"
-        raise OperandError(message, op=function.name, operand="frame", value=area.size, allowed=function.frame)
-    if fuel is not None and fuel < 0:
-        raise OperandError(f"fuel is {fuel}", op=function.name, operand="fuel", value=fuel, allowed=(0, None))
-    per_call = Needs(code.needs.step, code.needs.largest, max(code.needs.native, native_frame))
-    deepest = per_call.depth_in(area.size, max(0, native.stack_left() - NATIVE_MARGIN), depth)
-    packed = layout.pack_state(code.library, state)
-    area.set_context(layout.pack_context(code.library, fuel))
-    area.set_header(layout.pack_header(code.library, packed, deepest, area.context))
+        raise OperandError(
+            message, op=function.name, operand="frame", value=area.size, allowed=function.frame
+        )
+    packed, context = (
+        layout.pack_state(code.library, state),
+        layout.pack_context(code.library, check_fuel(fuel)),
+    )
+    area.left = None
+    area.set_context(context)
+    area.set_header(
+        layout.pack_header(code.library, packed, code.needs.depth_in(area.size, stack, deepest), area.context)
+    )
+    return area
 
 
-def finish(code: Code, area: FrameImage, outer: tuple[Activation, ...] = (), root: int | None = None) -> Result:
+def check_fuel(fuel: int | None) -> int | None:
+    """`fuel` if a context can hold it."""
+    if fuel is not None and not 0 <= fuel < 1 << 63:
+        raise OperandError(f"fuel is {fuel}", op="", operand="fuel", value=fuel, allowed=(0, (1 << 63) - 1))
+    return fuel
+
+
+def finish(code: Code, area: Frame, outer: tuple[Activation, ...] = (), root: int | None = None) -> Result:
     """Read how a run ended; raise what a Python helper raised."""
     result = read_result(code.library, area, outer, root)
     if result.kind == "trap":
         raise_held(result.code)
+    area.left = (code, result.activations) if result.activations else None
     return result
 
 

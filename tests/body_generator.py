@@ -74,8 +74,8 @@ class RandomSource:
 def random_source(seed: int, count: int) -> RandomSource:
     """`count` bodies over a random state: from few words to more than any target has registers for."""
     rng = random.Random(f"bodies {seed}")
-    extra = rng.choice((0, 0, 0, 2, 2, 12))
-    types = ["u64", "i64", "f64", *rng.choices(INTS, k=4 + extra), *rng.choices(FLOATS, k=1 + extra)]
+    extra = rng.choice((0, 0, 0, 0, 2, 2, 4, 14))
+    types = ["u64", "i64", "f64", *rng.choices(INTS, k=3 + extra), *rng.choices(FLOATS, k=1 + extra // 2)]
     state = [(ctype, f"v{number}") for number, ctype in enumerate(types)] + [("char *", "p"), ("u64 *", "sp")]
     rng.shuffle(state)
     bodies = tuple(Writer(rng, state, f"op{number}").body() for number in range(count))
@@ -102,7 +102,7 @@ class Writer:
         for number in range(rng.choice((0, 1, 2, 2, 3, 3, 4, 5, MOST_OPERANDS))):
             kind = rng.choice(("imm", "imm", "imm", "slot", "slot", "slot", "label", "cell", "table"))
             ctype = rng.choice((*INTS, *FLOATS, *WIDE, *WIDE))
-            if kind == "imm" and rng.random() < 0.12:
+            if kind == "imm" and rng.random() < 0.25:
                 ctype = "disp"
             found.append(Operand(kind, "" if kind in ("label", "table") else ctype, f"{kind[0]}{number}"))
         return tuple(found)
@@ -183,11 +183,17 @@ class Writer:
     def move(self, indent: str) -> str:
         self.moves -= 1
         return indent + self.rng.choice(
-            ("s->p += 8;\n", "s->p -= 8;\n", "s->sp++;\n", f"*s->sp++ = {self.integer(1)};\n", f"*--s->sp = {self.integer(1)};\n")
+            (
+                "s->p += 8;\n",
+                "s->p -= 8;\n",
+                "s->sp++;\n",
+                f"*s->sp++ = {self.integer(1)};\n",
+                f"*--s->sp = {self.integer(1)};\n",
+            )
         )
 
     def help(self, indent: str) -> str:
-        ctype, place, inside = self.place(floats=False)
+        ctype, place, _ = self.place(floats=False)
         if self.rng.random() < 0.4:
             return f"{indent}{place} = ({ctype})cnp_test_clobber((i64)({self.integer(1)}));\n"
         integers = [self.integer(1) for _ in range(4)]
@@ -202,7 +208,11 @@ class Writer:
         ways += ["TRAP(CNP_TRAP_OVERFLOW)", f"TRAP({rng.randrange(1 << 16)})", f"TRAP({self.integer(1)})"]
         for operand in self.operands:
             ways += [f"JUMP({operand.name})"] * 6 * (operand.kind == "label")
-            ways += [f"JUMP_TABLE({operand.name}, ({self.integer(1)}) & {ENTRIES - 1})"] * 4 * (operand.kind == "table")
+            ways += (
+                [f"JUMP_TABLE({operand.name}, ({self.integer(1)}) & {ENTRIES - 1})"]
+                * 4
+                * (operand.kind == "table")
+            )
         if rng.random() < 0.25:
             table_free = [way for way in ways if "TABLE" not in way]
             return f"{self.test()} ? {rng.choice(table_free)} : {rng.choice(table_free)}"
@@ -229,7 +239,7 @@ class Writer:
         found = [f"s->{name}" for ctype, name in self.state if ctype in wanted]
         found = self.rng.sample(found, min(3, len(found)))
         for operand in self.operands:
-            if operand.ctype in wanted or operand.ctype == "disp" and "i64" in wanted:
+            if operand.ctype in wanted or (operand.ctype == "disp" and "i64" in wanted):
                 found += [operand.name if operand.kind == "imm" else f"*{operand.name}"] * 3
         return found + [name for ctype, name in self.locals if ctype in wanted]
 
@@ -246,7 +256,22 @@ class Writer:
         rng = self.rng
         if depth <= 0 or rng.random() < 0.35:
             return self.integer_leaf()
-        kind = rng.choice(("sum", "sum", "sum", "bits", "shift", "divide", "test", "choose", "cast", "one", "float", "address"))
+        kind = rng.choice(
+            (
+                "sum",
+                "sum",
+                "sum",
+                "bits",
+                "shift",
+                "divide",
+                "test",
+                "choose",
+                "cast",
+                "one",
+                "float",
+                "address",
+            )
+        )
         wide = rng.choice(WIDE)
         a, b = self.integer(depth - 1), self.integer(depth - 1)
         match kind:
@@ -308,7 +333,9 @@ class Writer:
         rng = self.rng
         if depth <= 0 or rng.random() < 0.35:
             literals = ("0.0", "1.0", "-1.5", "1e30", "3.0", "0.1")
-            return rng.choice([*self.leaves((ctype,)) * 2, f"({ctype}){rng.choice(literals)}", f"*({ctype} *)s->sp"])
+            return rng.choice(
+                [*self.leaves((ctype,)) * 2, f"({ctype}){rng.choice(literals)}", f"*({ctype} *)s->sp"]
+            )
         a, b = self.floating(depth - 1, ctype), self.floating(depth - 1, ctype)
         other = "f32" if ctype == "f64" else "f64"
         return rng.choice(

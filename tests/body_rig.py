@@ -25,13 +25,22 @@ from cnp import frame as layout
 from cnp import host, slot
 from cnp.assembler import Assembler, Cell, Label, Slot, Table
 from cnp.build import driver, toolchain
-from cnp.foreign import ForeignCode
+from cnp.foreign import ForeignCode, Job
 from cnp.frame import FrameImage
 from cnp.host import HostImage, Segment
-from cnp.interpret import RECORD_SIZE
 from cnp.library import Library
 from cnp.result import Result, read_result
-from tests.body_generator import ENTRIES, FLOATS, INTS, LABELS, SIZES, Body, Operand, RandomSource, random_source
+from tests.body_generator import (
+    ENTRIES,
+    FLOATS,
+    INTS,
+    LABELS,
+    SIZES,
+    Body,
+    Operand,
+    RandomSource,
+    random_source,
+)
 
 WORDS = 24
 FAR = 36864  #: slots out of reach of every short form
@@ -40,7 +49,21 @@ PLAIN_BASE = 0x1200_0000
 WAYS = ("compiled", "interpreted", "plain")
 INTEGER_EDGES = (0, 0, 1, -1, 2, 3, 7, -8, 127, 128, -128, 255, 4095, 32767, -32768, 65535, (1 << 31) - 1, 1 << 31,
                  -(1 << 31), (1 << 32) - 1, 1 << 32, 1 << 52, (1 << 63) - 1, 1 << 63)  # fmt: skip
-FLOAT_EDGES = (0.0, -0.0, 1.0, -1.5, 0.1, 3e9, -1e19, 1e300, -1e-310, 1e38, float("inf"), float("-inf"), float("nan"))
+FLOAT_EDGES = (
+    0.0,
+    -0.0,
+    1.0,
+    -1.5,
+    0.1,
+    3e9,
+    -1e19,
+    1e300,
+    -1e-310,
+    1e38,
+    float("inf"),
+    float("-inf"),
+    float("nan"),
+)
 MASK = (1 << 64) - 1
 
 PLAIN = """#include "{name}"
@@ -161,7 +184,11 @@ class Bodies:
                 return self.asm.table(*(rng.choice(self.labels[LABELS:]) for _ in range(ENTRIES)))
             case "cell":
                 cells = [value for value in before if isinstance(value, Cell)]
-                return rng.choice(cells) if cells and rng.random() < 0.3 else self.asm.cell(self.word(operand.ctype))
+                return (
+                    rng.choice(cells)
+                    if cells and rng.random() < 0.3
+                    else self.asm.cell(self.word(operand.ctype))
+                )
         if operand.ctype in FLOATS:
             return rng.choice(FLOAT_EDGES) if operand.ctype == "f64" else as_f32(rng.choice(FLOAT_EDGES))
         equal = [value for value in before if isinstance(value, int)]
@@ -172,7 +199,13 @@ class Bodies:
     def integer(self) -> int:
         rng = self.rng
         kind = rng.random()
-        return rng.choice(INTEGER_EDGES) if kind < 0.7 else rng.getrandbits(64) if kind < 0.85 else rng.randint(-40, 40)
+        return (
+            rng.choice(INTEGER_EDGES)
+            if kind < 0.7
+            else rng.getrandbits(64)
+            if kind < 0.85
+            else rng.randint(-40, 40)
+        )
 
     def word(self, ctype: str) -> int:
         """A random word as a value of a type lies in it."""
@@ -190,14 +223,29 @@ class Bodies:
         text.write_text(self.plain_source())
         job = driver.Job(self.path, self.target, self.tools)
         gcc = shutil.which("gcc") if host.emulator(self.target) == [] else None
-        flags = ["-O0", "-w", "-std=gnu2x", "-ffreestanding", "-fno-builtin", "-fno-stack-protector", *driver.MEANING]
+        flags = [
+            "-O0",
+            "-w",
+            "-std=gnu2x",
+            "-ffreestanding",
+            "-fno-builtin",
+            "-fno-stack-protector",
+            *driver.MEANING,
+        ]
         flags += [*self.target.cflags, *job.includes(), "-c", str(text), "-o", str(object_file)]
         if gcc:
             toolchain.run([gcc, *flags])
         else:
             self.tools.compile(f"--target={self.target.triple}", *flags)
         defined = [f"--defsym={name}={address:#x}" for name, address in self.code.symbols.items()]
-        options = ["-static", f"--image-base={PLAIN_BASE:#x}", "-z", "separate-loadable-segments", "-z", "max-page-size=4096"]
+        options = [
+            "-static",
+            f"--image-base={PLAIN_BASE:#x}",
+            "-z",
+            "separate-loadable-segments",
+            "-z",
+            "max-page-size=4096",
+        ]
         self.tools.link(*options, *defined, "-e", "plain_run", object_file, "-o", linked)
         with linked.open("rb") as file:
             elf = ELFFile(file)
@@ -258,14 +306,20 @@ class Bodies:
         sites = self.plain_sites(sites_at)
         start = end = sites_at + (len(sites) + 127) // 64 * 64
         runs = []
-        positions = [p for p in self.starts for _ in range(RUNS)] + [p for p in self.far_starts for _ in range(FAR_RUNS)]
+        positions = [p for p in self.starts for _ in range(RUNS)] + [
+            p for p in self.far_starts for _ in range(FAR_RUNS)
+        ]
         far = set(self.far_starts)
         for position in positions:
             run = self.new_run(position, end, FAR if position in far else 0)
             end = (run.frame.address + run.frame.size + 15) & -16
             runs.append(run)
         data = bytearray(start - host.DATA_BASE)
-        for address, piece in [(host.DATA_BASE, code.image.data), (code.records_at, code.records), (sites_at, sites)]:
+        for address, piece in [
+            (host.DATA_BASE, code.image.data),
+            (code.records_at, code.records),
+            (sites_at, sites),
+        ]:
             data[address - host.DATA_BASE : address - host.DATA_BASE + len(piece)] = piece
         for run in runs:
             data += bytes(run.frame.context - host.DATA_BASE - len(data)) + run.frame.view
@@ -294,23 +348,11 @@ class Bodies:
     def execute(self, way: str, runs: list[Run], data: bytes, sites_at: int, start: int) -> bytes:
         """The memory after all runs: cells, then chunks."""
         code = self.code
-        segments = [
-            Segment(code.image.base, code.image.code, "rx"),
-            Segment(code.interpreter.base, code.interpreter.code, "rx"),
-            Segment(host.DATA_BASE, data, "rw"),
-            *self.plain,
-        ]
-        routine = {
-            "compiled": code.image.enter, "interpreted": code.interpreter.routines["cnp_interpret"], "plain": self.plain_at,
-        }[way]  # fmt: skip
-        calls = []
-        for run in runs:
-            at: tuple[int, ...] = (sites_at, run.position)
-            if way == "compiled":
-                at = (code.image.base + code.image.offsets[run.position],)
-            elif way == "interpreted":
-                at = (code.records_at + RECORD_SIZE * run.position,)
-            calls.append(host.Call(routine, (run.frame.address, *at)))
+        if way == "plain":
+            calls = [host.Call(self.plain_at, (run.frame.address, sites_at, run.position)) for run in runs]
+        else:
+            calls = code.calls([Job(run.frame.address, run.position, way == "interpreted") for run in runs])
+        segments = [*code.segments(data), *self.plain]
         dumps = [(host.DATA_BASE, max(8, len(code.image.data))), (start, host.DATA_BASE + len(data) - start)]
         return b"".join(host.run(self.target, HostImage(segments, calls, dumps)).dumps)
 
@@ -327,7 +369,9 @@ class Bodies:
                 chunks = [memory[begin : begin + len(run.frame.view)] for memory in (first, other)]
                 if chunks[0] != chunks[1] and self.outcome(run, chunks[0]) != self.outcome(run, chunks[1]):
                     raise AssertionError(self.report(run, way, *chunks))
-            assert first[:cells] == other[:cells], f"seed {self.seed} on {self.target.name}: cells differ, compiled and {way}"
+            assert first[:cells] == other[:cells], (
+                f"seed {self.seed} on {self.target.name}: cells differ, compiled and {way}"
+            )
         return len(runs)
 
     # ---- what a run left
@@ -347,13 +391,19 @@ class Bodies:
         lines = [f"seed {self.seed}, {self.count} bodies, {self.target.name}: compiled code and {way} differ"]
         position = run.position
         while site := self.sites.get(position):
-            lines += [f"op {position}: {site.body.name} {site.values}", site.body.text, self.disassembly(position)]
+            lines += [
+                f"op {position}: {site.body.name} {site.values}",
+                site.body.text,
+                self.disassembly(position),
+            ]
             position += 1
         lines.append(f"state before: {run.state}")
         lines.append(f"frame at {run.frame.address:#x}")
         results = [self.result(run, chunk) for chunk in (mine, other)]
         for name, result in zip(("compiled", way), results, strict=True):
-            lines.append(f"{name}: {result.kind} {result.value!r} at op {result.op} code {result.code} {result.state}")
+            lines.append(
+                f"{name}: {result.kind} {result.value!r} at op {result.op} code {result.code} {result.state}"
+            )
         base = run.frame.size - 8 * WORDS
         for offset in range(base, run.frame.size, 8):
             words = [run.frame[offset], *(result.frame[offset] for result in results)]
@@ -368,7 +418,9 @@ class Bodies:
         engine.skipdata = True
         parts = [(a, image.code[a:b]) for a, b, op in image.ranges if op == position]
         return "\n".join(
-            f"    {i.address:#x}  {i.mnemonic} {i.op_str}" for at, code in parts for i in engine.disasm(code, image.base + at)
+            f"    {i.address:#x}  {i.mnemonic} {i.op_str}"
+            for at, code in parts
+            for i in engine.disasm(code, image.base + at)
         )
 
 

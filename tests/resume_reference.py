@@ -60,7 +60,13 @@ class Writer:
 
     def part(self) -> None:
         choice = self.rng.choice(("plain", "plain", "plain", "loop", "branch", "table", "call"))
-        {"plain": self.plain, "loop": self.loop, "branch": self.branch, "table": self.table, "call": self.call}[choice]()
+        {
+            "plain": self.plain,
+            "loop": self.loop,
+            "branch": self.branch,
+            "table": self.table,
+            "call": self.call,
+        }[choice]()
 
     def plain(self) -> None:
         rng = self.rng
@@ -242,7 +248,13 @@ def add_b(s: State, _: list[int], __: list[int], values: Any) -> None:
 
 
 def rotate(s: State, _: list[int], __: list[int], ___: Any) -> None:
-    s |= {"acc": s["b"], "b": s["c"] & M64, "c": signed(s["e"], 64), "e": s["g"] & M64, "g": signed(s["acc"], 64)}
+    s |= {
+        "acc": s["b"],
+        "b": s["c"] & M64,
+        "c": signed(s["e"], 64),
+        "e": s["g"] & M64,
+        "g": signed(s["acc"], 64),
+    }
 
 
 def narrow(s: State, _: list[int], __: list[int], ___: Any) -> None:

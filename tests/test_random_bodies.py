@@ -47,7 +47,9 @@ def test_the_generator_uses_the_whole_contract() -> None:
     text = "\n".join(source.text for source in sources)
     operands = {(o.kind, o.ctype) for source in sources for body in source.bodies for o in body.operands}
     scalars = ("u8", "i8", "u16", "i16", "u32", "i32", "u64", "i64", "f32", "f64")
-    assert operands >= {(kind, ctype) for kind in ("imm", "slot", "cell") for ctype in scalars} | {("imm", "disp")}
+    assert operands >= {(kind, ctype) for kind in ("imm", "slot", "cell") for ctype in scalars} | {
+        ("imm", "disp")
+    }
     assert operands >= {("label", ""), ("table", "")}
     for word in ("NEXT", "EXIT", "RETURN", "SLOW", "TRAP(", "JUMP(", "JUMP_TABLE(", "cnp_test_mix(", "cnp_test_clobber(",
                  "for (", "else", "likely(", "__builtin_add_overflow(", " == 0)", "& 7)", "< 0)", "(char *)s"):  # fmt: skip

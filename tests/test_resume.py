@@ -124,7 +124,9 @@ def test_left_anywhere_it_ends_the_same(target: str, vocabulary_file: Vocabulary
 @pytest.mark.soak
 @every_target
 @pytest.mark.parametrize("seed", range(100, 150))
-def test_many_are_left_anywhere_and_end_the_same(seed: int, target: str, vocabulary_file: VocabularyFile) -> None:
+def test_many_are_left_anywhere_and_end_the_same(
+    seed: int, target: str, vocabulary_file: VocabularyFile
+) -> None:
     leave_and_go_on(*foreign(vocabulary_file(SOURCE, runnable(target).name), seed))
 
 
@@ -132,14 +134,18 @@ def leave_and_go_on(programs: Programs, code: ForeignCode) -> None:
     """Run each program whole and in pieces."""
     lib = code.library
     plan = [(case, way, FOREVER) for case in programs.cases for way in (False, True)]
-    plan += [(case, n % 2 == 1, at) for case in programs.cases for n, at in enumerate(programs.samples(case[3]))]
+    plan += [
+        (case, n % 2 == 1, at) for case in programs.cases for n, at in enumerate(programs.samples(case[3]))
+    ]
     ends = [case[3] for case, _, _ in plan]
     areas = code.area_addresses([8 * MEMORY] * len(plan))
     calls = [
         Call(name, {**state, "mem": area}, depth=NESTED, interpret=way)
         for ((name, state, _, _), way, _), area in zip(plan, areas, strict=True)
     ]
-    outcome = code.run(calls, memory=[reference.pack_memory(lib, words, at) for (_, _, words, _), _, at in plan])
+    outcome = code.run(
+        calls, memory=[reference.pack_memory(lib, words, at) for (_, _, words, _), _, at in plan]
+    )
     stops = [min(at, len(end.steps)) for (_, _, at), end in zip(plan, ends, strict=True)]
     for hop in range(1, HOPS + 1):
         check_stops(outcome, stops, ends)

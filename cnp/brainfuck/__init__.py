@@ -18,6 +18,7 @@ from cnp import frame as layout
 from cnp import runtime as rt
 from cnp.assembler import Assembler, Label, Program
 from cnp.brainfuck.parse import (
+    FAR,
     Bounds,
     Loop,
     Multiply,
@@ -35,6 +36,7 @@ from cnp.library import Library
 from cnp.result import Result
 
 CELLS = 1 << 16  #: length of the tape
+GUARD = FAR + 1  #: zeros on either side of the tape: no step of a scan is longer
 MAIN = "main"
 
 
@@ -116,7 +118,7 @@ class Compiler:
 
     def scan(self, scan: Scan) -> None:
         op = self.asm.op("scan_right" if scan.step > 0 else "scan_left", scan.step)
-        self.marks[op] = scan.trail
+        self.marks[op] = [(offset - scan.step, position) for offset, position in scan.trail]
 
     def segment(self, segment: Segment) -> None:
         steps = segment.steps
@@ -167,9 +169,17 @@ class Compiler:
         """Skipped when the counter is zero, if that saves a check or much work."""
         behind = self.asm.label()
         trail = self.unknown([(loop.at + offset, position) for offset, position in loop.trail])
-        if trail or len(loop.factors) > 2:
+        least, most = extent(trail)
+        if len(loop.factors) > 2 or least < 0 < most:
             self.asm.op("skip", loop.at, behind)
-        self.reach(trail)
+            self.reach(trail)
+        elif trail:
+            op = (
+                self.asm.op("reach_right_if", loop.at, most)
+                if most
+                else self.asm.op("reach_left_if", loop.at, least)
+            )
+            self.marks[op] = trail
         for offset, factor in loop.factors.items():
             if name := {1: "copy", 255: "subtract"}.get(factor):
                 self.asm.op(name, loop.at, loop.at + offset)
@@ -253,8 +263,8 @@ class Here:
         self.code, self.interpreter = code, code.interpreter if interpret else None
 
     def run(self, stdin: BinaryIO, stdout: BinaryIO, cells: int, fuel: int | None) -> None:
-        tape = bytearray(cells)
-        low = rt.address(tape)
+        tape = bytearray(cells + 2 * GUARD)
+        low = rt.address(tape) + GUARD
         state = {"p": low, "low": low, "high": low + cells}
         self.console.stdin, self.console.stdout = stdin, stdout
         try:
@@ -275,12 +285,13 @@ class There:
         self.code = foreign.ForeignCode(compiled.program)
 
     def run(self, stdin: BinaryIO, stdout: BinaryIO, cells: int, fuel: int | None) -> None:
-        low = self.code.area_addresses([cells])[0]
+        tape = bytes(cells + 2 * GUARD)
+        low = self.code.area_addresses([len(tape)])[0] + GUARD
         call = foreign.Call(
             MAIN, {"p": low, "low": low, "high": low + cells}, fuel=fuel, interpret=self.interpret
         )
         given = stdin.read() if "," in self.compiled.source else b""
-        outcome = self.code.run([call], given, [bytes(cells)], timeout=None)
+        outcome = self.code.run([call], given, [tape], timeout=None)
         stdout.write(outcome.stdout)
         stdout.flush()
         check(self.compiled, outcome.results[0], low)

@@ -6,6 +6,8 @@
  *
  *     low                 p + least … p + most                     high
  *      |------------------------|====p=======|-----------------------|
+ *
+ * Zeros that nobody writes to lie before and behind the tape, as many as a scan may step over.
  */
 #define CNP_STATE(X) X(u8 *, p) X(u8 *, low) X(u8 *, high) X(i64, fuel)
 #include <cnp.h>
@@ -39,24 +41,21 @@ CNP_OP(get, imm(disp, at))
     return NEXT;
 }
 
-/* ---- loops that only count down: skipped when the counter is zero, else multiples of it go to other cells */
+/* ---- loops that only count down add multiples of their counter to other cells. Those are reached only if the counter is
+ * not zero; adding zero to the zeros around the tape does no harm. */
+#define CHECK_IF { return s->p[counter] ? TRAP(CNP_TRAP_OUT_OF_BOUNDS) : NEXT; }
+CNP_OP_SLOW(reach_left_if, imm(disp, counter), imm(disp, least)) { return unlikely(s->p + least < s->low) ? SLOW : NEXT; }
+CNP_SLOW(reach_left_if, imm(disp, counter), imm(disp, least)) CHECK_IF
+CNP_OP_SLOW(reach_right_if, imm(disp, counter), imm(disp, most)) { return unlikely(s->p + most >= s->high) ? SLOW : NEXT; }
+CNP_SLOW(reach_right_if, imm(disp, counter), imm(disp, most)) CHECK_IF
 CNP_OP(skip, imm(disp, counter), label(behind)) { return s->p[counter] ? NEXT : JUMP(behind); }
 CNP_OP(copy, imm(disp, from), imm(disp, at)) { s->p[at] += s->p[from]; return NEXT; }
 CNP_OP(subtract, imm(disp, from), imm(disp, at)) { s->p[at] -= s->p[from]; return NEXT; }
 CNP_OP(multiply, imm(disp, from), imm(disp, at), imm(u8, factor)) { s->p[at] += s->p[from] * factor; return NEXT; }
 
-/* ---- loops that only move; on a trap the pointer is where the last good step took it */
-#define SCAN(fine)                                                                  \
-    u8 *p = s->p;                                                                   \
-    if (*p) do {                                                                    \
-        s->p = p;                                                                   \
-        p += step;                                                                  \
-        if (unlikely(!(fine))) return TRAP(CNP_TRAP_OUT_OF_BOUNDS);                 \
-    } while (*p);                                                                   \
-    s->p = p;                                                                       \
-    return NEXT;
-CNP_OP(scan_right, imm(disp, step)) { SCAN(p < s->high) }
-CNP_OP(scan_left, imm(disp, step)) { SCAN(p >= s->low) }
+/* ---- loops that only move; the zeros around the tape stop them at the first step beyond its end */
+CNP_OP(scan_right, imm(disp, step)) { while (*s->p) s->p += step; CHECK(s->p < s->high) }
+CNP_OP(scan_left, imm(disp, step)) { while (*s->p) s->p += step; CHECK(s->p >= s->low) }
 
 /* ---- all other loops; the way back polls */
 CNP_OP(open, label(behind)) { return *s->p ? NEXT : JUMP(behind); }
