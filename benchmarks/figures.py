@@ -231,7 +231,9 @@ def main() -> int:
         if program := outside_program():
             figures["brainfuck"] = brainfuck(folder, program)
         else:
-            print("brainfuck: left out; set CNP_SUITES to a folder with brainfuck/Mandelbrot.b", file=sys.stderr)
+            print(
+                "brainfuck: left out; set CNP_SUITES to a folder with brainfuck/Mandelbrot.b", file=sys.stderr
+            )
     met = {name: next(iter(values.values())) <= GOALS[name] for name, values in figures.items()}
     if arguments.json:
         print(json.dumps({"figures": figures, "goals": GOALS, "met": met}, indent=2))

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from cffi import FFI  # type: ignore[import-untyped]
+from cffi import FFI
 
 DECLARATIONS = """
     int cnp_install(uintptr_t table, uintptr_t main);

@@ -198,6 +198,7 @@ class Assembler:
                 self._check_frame(operation, operands)
                 return form, tuple(values)  # type: ignore[arg-type]
         self._refuse(operation, operands)
+        return None
 
     def _take(self, accepted: Accept, operand: object) -> Value | None:
         """The operand as this form holds it, None if it does not fit."""

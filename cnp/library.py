@@ -87,7 +87,9 @@ class Writer:
         start, first = self.bytes(block.code), len(self.holes)
         for h in block.holes:
             self.holes.append(HOLE.pack(h.offset, h.place, h.addend, self.fields[h.field], h.what, h.index))
-        self.blocks.append(BLOCK.pack(start, len(block.code), first, len(block.holes), block.tail, block.align))
+        self.blocks.append(
+            BLOCK.pack(start, len(block.code), first, len(block.holes), block.tail, block.align)
+        )
         return len(self.blocks) - 1
 
     def bytes(self, data: bytes) -> int:
@@ -110,7 +112,11 @@ def pack(built: Built) -> bytes:
             int(op.calls),
             [[operand.kind, operand.ctype, operand.name] for operand in op.operands],
             [
-                [[[a.kind, a.low, a.high, a.align] for a in form.accepts], writer.stencil(form.near), writer.stencil(form.far)]
+                [
+                    [[a.kind, a.low, a.high, a.align] for a in form.accepts],
+                    writer.stencil(form.near),
+                    writer.stencil(form.far),
+                ]
                 for form in op.forms
             ],
         ]
@@ -157,7 +163,9 @@ class Library:
         try:
             data = Path(path).read_bytes()
         except OSError as error:
-            raise LibraryError(f"{path}: {error.strerror}; build it with build_stencils.py", path=str(path)) from error
+            raise LibraryError(
+                f"{path}: {error.strerror}; build it with build_stencils.py", path=str(path)
+            ) from error
         return cls(data, str(path))
 
     def _refuse(self, what: str) -> LibraryError:
@@ -216,7 +224,12 @@ class Library:
                    for start, size, first, count, tail, align in self._blocks)  # fmt: skip
         for _, size, first, count, _, _ in self._blocks:
             for offset, _, _, fld, what, index in self._holes[first : first + count]:
-                if fld >= len(units) or offset + units[fld] > size or what >= len(most) or index >= most[what]:
+                if (
+                    fld >= len(units)
+                    or offset + units[fld] > size
+                    or what >= len(most)
+                    or index >= most[what]
+                ):
                     bad = True
         for _, row in self._rows.values():
             for _, near, far in row[4]:
@@ -236,7 +249,9 @@ class Library:
         known = self._cache.get(name)
         if known is None:
             if name not in self._rows:
-                raise OperandError(f"no operation {name!r} in {self.path}", op=name, operand="", value=None, allowed="")
+                raise OperandError(
+                    f"no operation {name!r} in {self.path}", op=name, operand="", value=None, allowed=""
+                )
             index, (_, line, calls, operands, forms) = self._rows[name]
             known = Operation(
                 name,
@@ -250,7 +265,11 @@ class Library:
         return known
 
     def _form(self, accepts: list[list[Any]], near: int, far: int) -> Form:
-        return Form(tuple(Accept(*item) for item in accepts), self._stencil(near), self._stencil(far) if far >= 0 else None)
+        return Form(
+            tuple(Accept(*item) for item in accepts),
+            self._stencil(near),
+            self._stencil(far) if far >= 0 else None,
+        )
 
     def _stencil(self, number: int) -> Stencil:
         first, count, stack, _ = self._stencils[number]

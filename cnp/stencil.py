@@ -20,7 +20,9 @@ from typing import NamedTuple
 class What(IntEnum):
     """What a hole is filled with. `index` says which one of its kind."""
 
-    OPERAND = 0  #: value of operand `index`: immediate, slot offset, address of a cell, table, symbol or function
+    OPERAND = (
+        0  #: value of operand `index`: immediate, slot offset, address of a cell, table, symbol or function
+    )
     TARGET = 1  #: code address of label or function operand `index`
     NEXT = 2  #: code address of the operation that follows
     LEAVE = 3  #: stub that leaves at this operation; index: a `Leave`

@@ -78,7 +78,9 @@ def checked(fld: Field, value: int, **evidence: object) -> int:
         return value
     what = "is misaligned" if fld.low <= value <= fld.high else "is out of range"
     op, hole = evidence.get("op"), evidence.get("hole")
-    message = f"{op}: hole {hole} ({evidence.get('field')}) for {evidence.get('symbol')}: value {value:#x} {what}"
+    message = (
+        f"{op}: hole {hole} ({evidence.get('field')}) for {evidence.get('symbol')}: value {value:#x} {what}"
+    )
     message += f"; allowed {fld.low:#x} … {fld.high:#x}, a multiple of {fld.align}"
     raise RangeError(message, value=value, low=fld.low, high=fld.high, align=fld.align, **evidence)
 

@@ -20,7 +20,9 @@ def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
 
 
-def test_readme_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_readme_example(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The first screen: build the C, run the Python, see the output that its comments promise."""
     from cnp.build.command import main
 
@@ -51,7 +53,9 @@ def test_named_files(page: Path) -> None:
 
 def test_contract_names_every_register_count() -> None:
     """The table of state registers in docs/contract.md is what the targets say."""
-    rows = re.findall(r"^\| ([\w-]+) \| (\d+) \| (\d+) \|$", (HOME / "docs" / "contract.md").read_text(), re.MULTILINE)
+    rows = re.findall(
+        r"^\| ([\w-]+) \| (\d+) \| (\d+) \|$", (HOME / "docs" / "contract.md").read_text(), re.MULTILINE
+    )
     assert len(rows) == 5
     for name, ints, floats in rows:
         target = targets.get(name)

@@ -450,7 +450,10 @@ def test_an_unknown_byte_order_is_refused() -> None:
 
 def test_the_emulator_is_found_or_its_absence_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     target = TARGETS["riscv64"]
-    only: Callable[[str], Callable[[str], str | None]] = lambda name: {name: f"/opt/{name}"}.get
+
+    def only(name: str) -> Callable[[str], str | None]:
+        return {name: f"/opt/{name}"}.get
+
     monkeypatch.setattr(platform, "machine", lambda: "another")
     monkeypatch.setattr(shutil, "which", only("qemu-riscv64"))
     assert host.emulator(target) == ["/opt/qemu-riscv64"]
@@ -469,7 +472,7 @@ def test_the_emulator_is_found_or_its_absence_told(monkeypatch: pytest.MonkeyPat
 
 def test_a_missing_program_tells_the_command_that_builds_it(tmp_path: Path) -> None:
     unknown = dataclasses.replace(TARGETS["riscv64"], name="no_such_target")
-    with pytest.raises(ToolError, match="run: python build_stencils.py --target no_such_target"):
+    with pytest.raises(ToolError, match=r"run: python build_stencils\.py --target no_such_target"):
         host.host_program(unknown)
     plain = tmp_path / "program"
     plain.touch(mode=0o644)
@@ -481,7 +484,7 @@ def test_a_failing_tool_is_named_with_what_it_said(tmp_path: Path) -> None:
     with pytest.raises(ToolError, match="cannot start /no/such/clang"):
         host.build_host("t", "t", [], ["/no/such/clang"], LLD, tmp_path)
     talk = [sys.executable, "-c", "import sys; sys.exit('no such flag')"]
-    with pytest.raises(ToolError, match="t: host.c was not built: no such flag") as caught:
+    with pytest.raises(ToolError, match=r"t: host\.c was not built: no such flag") as caught:
         host.build_host("t", "t", [], talk, LLD, tmp_path)
     assert caught.value.output == "no such flag"
     assert list(tmp_path.iterdir()) == []

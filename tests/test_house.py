@@ -17,7 +17,9 @@ SOURCES = sorted(
 OUTSIDE = [
     path
     for path in SOURCES
-    if path.is_relative_to(HOME / "cnp") and not path.is_relative_to(HOME / "cnp" / "targets") and path.name != "machine.h"
+    if path.is_relative_to(HOME / "cnp")
+    and not path.is_relative_to(HOME / "cnp" / "targets")
+    and path.name != "machine.h"
 ]
 MOST_LINES = 600
 
@@ -39,6 +41,8 @@ def test_rooms_are_not_crowded(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= MOST_LINES
 
 
-@pytest.mark.parametrize("path", [p for p in SOURCES if p.suffix == ".py"], ids=lambda path: str(path.relative_to(HOME)))
+@pytest.mark.parametrize(
+    "path", [p for p in SOURCES if p.suffix == ".py"], ids=lambda path: str(path.relative_to(HOME))
+)
 def test_files_open_with_what_they_are_for(path: Path) -> None:
     assert path.read_text().startswith(('"""', 'r"""'))

@@ -47,15 +47,24 @@ def find(source: Source, toolchain: Toolchain, flags: list[str]) -> Helpers:
 
 def probe_source(source: Source) -> str:
     """A function for each body that does nothing but call it."""
-    lines = [f'#include "{source.path.name}"', "cnp_word cnp_native_call(cnp_state *s, cnp_func f, void *b) { return (cnp_word){0}; }"]
-    lines += ["CNP_INLINE cnp_word cnp_call(cnp_state *s, cnp_func f, void *b) { return cnp_native_call(s, f, b); }"]
+    lines = [
+        f'#include "{source.path.name}"',
+        "cnp_word cnp_native_call(cnp_state *s, cnp_func f, void *b) { return (cnp_word){0}; }",
+    ]
+    lines += [
+        "CNP_INLINE cnp_word cnp_call(cnp_state *s, cnp_func f, void *b) { return cnp_native_call(s, f, b); }"
+    ]
     for item in source.declarations:
         if item.kind in ("op", "slow"):
-            parameters = "".join(f", __typeof__({parameter(o.kind, o.ctype)}) a{n}" for n, o in enumerate(item.operands))
+            parameters = "".join(
+                f", __typeof__({parameter(o.kind, o.ctype)}) a{n}" for n, o in enumerate(item.operands)
+            )
             values = "".join(f", a{n}" for n in range(len(item.operands)))
             for part in ("", "_slow") if item.kind == "slow" else ("",):
                 name = item.name + part
-                lines.append(f"cnp_go cnp_probe_{name}(cnp_state *s{parameters}) {{ return {name}(s{values}); }}")
+                lines.append(
+                    f"cnp_go cnp_probe_{name}(cnp_state *s{parameters}) {{ return {name}(s{values}); }}"
+                )
     return "\n".join(lines) + "\n"
 
 
@@ -111,5 +120,3 @@ def reaches(graph: dict[str, set[str]], start: str, wanted: set[str]) -> bool:
             seen.add(name)
             todo += graph.get(name, ())
     return False
-
-

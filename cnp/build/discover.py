@@ -66,10 +66,14 @@ def discover(path: Path, toolchain: Toolchain, flags: list[str]) -> Source:
         else:
             new = declaration(kind, rest, file, line)
             if new.name in found:
-                raise BuildError(f"{file}:{line}: operation {new.name!r} is declared twice", op=new.name, line=line)
+                raise BuildError(
+                    f"{file}:{line}: operation {new.name!r} is declared twice", op=new.name, line=line
+                )
             found[new.name] = new
     if not found:
-        raise BuildError(f"{path}: no operation found: declare some with CNP_OP(name, operands) {{ … }}", op="", line=0)
+        raise BuildError(
+            f"{path}: no operation found: declare some with CNP_OP(name, operands) {{ … }}", op="", line=0
+        )
     if result and result not in {name for _, name in state}:
         raise BuildError(f"{path}: CNP_RESULT is {result!r}, which is no state field", op="", line=0)
     return Source(path, tuple(state), result, tuple(found.values()))
@@ -113,7 +117,9 @@ def memory(kind: str, name: str, types: list[str], where: str, file: str, line: 
     """A load d <- [base + offset] or a store [base + offset] <- a."""
     value, cell = types
     if value not in SCALARS or cell not in SCALARS:
-        raise BuildError(f"{where}: load and store take scalar types, not {value} and {cell}", op=name, line=line)
+        raise BuildError(
+            f"{where}: load and store take scalar types, not {value} and {cell}", op=name, line=line
+        )
     address = (Operand("in", "u64", "base"), Operand("imm", "i32", "offset"))
     first = Operand("out", value, "d")
     operands = (first, *address) if kind == "load" else (*address, Operand("in", value, "a"))
@@ -140,7 +146,9 @@ def immediate_types(flags: str, where: str, name: str, line: int) -> dict[str, t
     for text in re.findall(r"IMM\(([^)]*)\)", flags):
         label, ctype = pair(text)
         if not IMMEDIATE.fullmatch(ctype):
-            raise BuildError(f"{where}: an immediate is f32, f64, i1 … i64 or u1 … u64, not {ctype}", op=name, line=line)
+            raise BuildError(
+                f"{where}: an immediate is f32, f64, i1 … i64 or u1 … u64, not {ctype}", op=name, line=line
+            )
         found[label] = (*found.get(label, ()), ctype)
     return found
 

@@ -1,7 +1,7 @@
 """Build a stencil file: the pipeline from a C source to bytes, one call after the other.
 
-    source --discover--> declarations --wrappers--> C --clang--> (IR --convention-->) assembly --layout-->
-    assembly --clang--> objects --extract--> stencils --library--> file
+source --discover--> declarations --wrappers--> C --clang--> (IR --convention-->) assembly --layout-->
+assembly --clang--> objects --extract--> stencils --library--> file
 """
 
 from __future__ import annotations
@@ -40,7 +40,13 @@ MEANING = (
     "-fwrapv",  # operations wrap
 )
 
-WARNINGS = ("-Wall", "-Wno-unused-function", "-Wno-unused-variable", "-Wno-unused-label", "-Wno-unknown-pragmas")
+WARNINGS = (
+    "-Wall",
+    "-Wno-unused-function",
+    "-Wno-unused-variable",
+    "-Wno-unused-label",
+    "-Wno-unknown-pragmas",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +65,15 @@ class Job:
     def includes(self) -> list[str]:
         """Where includes are looked for. Quoted ones begin at the source, whose name may be that of one of ours."""
         folder = self.source.resolve().parent
-        return ["-iquote", str(folder), "-I", str(header_folder()), "-I", str(folder), f"-ffile-prefix-map={folder}=."]
+        return [
+            "-iquote",
+            str(folder),
+            "-I",
+            str(header_folder()),
+            "-I",
+            str(folder),
+            f"-ffile-prefix-map={folder}=.",
+        ]
 
 
 def header_folder() -> Path:
@@ -95,7 +109,9 @@ def make(job: Job) -> Made:
         arranged = layout.arrange(compile_stencils(job, folder, text, source), job.target, lines_of)
         objects = [
             assemble(job, folder, "stencils", arranged.text),
-            compile_plain(job, folder, "interpreter", interpreter.interpreter_source(source, helpers.callers)),
+            compile_plain(
+                job, folder, "interpreter", interpreter.interpreter_source(source, helpers.callers)
+            ),
         ]
     extracted = extract(objects, job.target, arranged.stack, lines_of, helpers.signatures)
     file = library.pack(hand_over(job, source, extracted, arranged, helpers))
@@ -114,7 +130,9 @@ def compile_stencils(job: Job, folder: Path, text: str, source: Source) -> str:
     run_clang(job, [*flags, "-Xclang", "-disable-llvm-passes", "-emit-llvm", "-S", c_file, "-o", ir])
     ir.write_text(convention.to_fastcc(ir.read_text(), job.target.name))
     keep = [flag for flag in job.flags if not flag.startswith("-W")]
-    run_clang(job, [*keep, *job.target.llvm_flags, "-Wno-override-module", "-x", "ir", "-S", ir, "-o", assembly])
+    run_clang(
+        job, [*keep, *job.target.llvm_flags, "-Wno-override-module", "-x", "ir", "-S", ir, "-o", assembly]
+    )
     return assembly.read_text()
 
 
@@ -234,10 +252,14 @@ def facts(job: Job) -> dict[str, object]:
 def inputs_digest(job: Job) -> str:
     """SHA-256 of everything that decides the bytes: sources and what they include, flags, clang, the builder itself."""
     digest = hashlib.sha256()
-    digest.update(json.dumps([job.flags, job.target.llvm_flags, job.toolchain.version, library.FORMAT]).encode())
+    digest.update(
+        json.dumps([job.flags, job.target.llvm_flags, job.toolchain.version, library.FORMAT]).encode()
+    )
     listed = job.toolchain.compile("-E", "-M", *job.flags, *job.includes(), job.source)
     names = re.split(r"(?<!\\)\s+", listed.replace("\\\n", " ").partition(":")[2].strip())
-    files = [Path(re.sub(r"\\([ #])", r"\1", name).replace("$$", "$")) for name in names]  # as make reads them
+    files = [
+        Path(re.sub(r"\\([ #])", r"\1", name).replace("$$", "$")) for name in names
+    ]  # as make reads them
     package = Path(__file__).parents[1]
     types = [package / f"{name}.py" for name in ("library", "stencil", "target")]
     builder = sorted([*package.glob("build/*.py"), *package.glob("targets/*.py"), *types])

@@ -21,7 +21,9 @@ from cnp.target import Field, Formula, Record, Target
 
 ALLOCATED = 0x2
 STENCIL_SECTION = re.compile(r"cnp\.(hot|cold)\.([\w.]+?)(\.far)?")
-IGNORED = re.compile(r"\.(note|comment|llvm_addrsig|debug|eh_frame|pdr|reginfo|MIPS|gnu\.attributes|riscv\.attributes)")
+IGNORED = re.compile(
+    r"\.(note|comment|llvm_addrsig|debug|eh_frame|pdr|reginfo|MIPS|gnu\.attributes|riscv\.attributes)"
+)
 OPERAND = re.compile(r"cnp\.(target\.)?(\d)(\.lit)?")
 
 
@@ -63,7 +65,9 @@ def extract(
     line in the C source, for messages. helpers: the functions that the source calls; what else an object asks for
     is refused (None: nothing is)."""
     result = Extracted()
-    routine_names = sorted({name for image in objects for name in routine_sections(ELFFile(io.BytesIO(image)))})
+    routine_names = sorted(
+        {name for image in objects for name in routine_sections(ELFFile(io.BytesIO(image)))}
+    )
     for image in objects:
         Reader(ELFFile(io.BytesIO(image)), target, result, routine_names, stack, lines or {}, helpers).read()
     result.routines = dict(sorted(result.routines.items()))
@@ -132,9 +136,17 @@ class Reader:
         return self.site(next((user for user in users if STENCIL_SECTION.fullmatch(user)), name))
 
     def check_known(self, section: Section, records: dict[str, list[Record]]) -> None:
-        known = section.name.startswith(".rodata") or IGNORED.match(section.name) or not section["sh_flags"] & ALLOCATED
+        known = (
+            section.name.startswith(".rodata")
+            or IGNORED.match(section.name)
+            or not section["sh_flags"] & ALLOCATED
+        )
         if not known and section.data_size:
-            hint = "use cells, slots or helpers for what changes" if section.name.startswith((".data", ".bss")) else ""
+            hint = (
+                "use cells, slots or helpers for what changes"
+                if section.name.startswith((".data", ".bss"))
+                else ""
+            )
             what = f"section {section.name} is one that no stencil may have ({hint or 'unknown'})"
             raise self.user_of(section.name, records).refuse(what)
 
@@ -178,7 +190,9 @@ class Reader:
     def holes(self, site: Site, record: Record) -> Iterator[Hole]:
         """The holes of one relocation."""
         if record.type not in self.target.relocations:
-            raise site.refuse(f"relocation type {record.type:#x} at {record.offset:#x} is not known", type=record.type)
+            raise site.refuse(
+                f"relocation type {record.type:#x} at {record.offset:#x} is not known", type=record.type
+            )
         what, index, addend = self.meaning(site, record)
         for piece in self.target.relocations[record.type]:
             place = record.place + (piece.at if record.place == record.offset and not piece.keep_place else 0)
@@ -199,11 +213,17 @@ class Reader:
         if found := STENCIL_SECTION.fullmatch(record.section):
             return What.BLOCK, ("hot", "cold").index(found[1]), addend + record.value
         if record.section.startswith(".text."):
-            return What.ROUTINE, self.routines.index(record.section.removeprefix(".text.")), addend + record.value
+            return (
+                What.ROUTINE,
+                self.routines.index(record.section.removeprefix(".text.")),
+                addend + record.value,
+            )
         if record.section.startswith(".rodata"):
             return What.DATA, *self.constant(record)
         if record.section:
-            raise site.refuse(f"it refers to section {record.section} ({name}); use cells, slots or helpers for data")
+            raise site.refuse(
+                f"it refers to section {record.section} ({name}); use cells, slots or helpers for data"
+            )
         if name.startswith("cnp."):
             raise site.refuse(f"symbol {name!r} has no meaning")
         if name in self.routines:  # of another object
@@ -240,5 +260,6 @@ def stand_alone(holes: list[Hole], fields: dict[str, Field]) -> list[Hole]:
 
     highs = {(hole.what, hole.index) for hole in holes if is_high(hole)}
     return [
-        replace(hole, field=alone) if (alone := fields[hole.field].alone) and not is_pair(hole) else hole for hole in holes
+        replace(hole, field=alone) if (alone := fields[hole.field].alone) and not is_pair(hole) else hole
+        for hole in holes
     ]

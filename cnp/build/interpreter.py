@@ -114,7 +114,9 @@ def interpreter_source(source: Source, callers: frozenset[str]) -> str:
     cases: list[str] = []
     for item in source.declarations:
         for name, operands in variants(item):
-            code = body_case(item, callers) if item.kind in ("op", "slow") else pure_case(name, item, operands)
+            code = (
+                body_case(item, callers) if item.kind in ("op", "slow") else pure_case(name, item, operands)
+            )
             cases.append(f"            case {len(cases)}: {code} break;")
     lines = [
         "/* Printed by the builder from the declarations of the source. */",
@@ -137,7 +139,11 @@ def body_case(item: Declaration, callers: frozenset[str]) -> str:
         code += f" if (cnp_next == SLOW) cnp_next = {item.name}_slow(s{values});"
     calls = bool(callers & {item.name, f"{item.name}_slow"})
     careful = calls or any(operand.kind == "func" for operand in item.operands)
-    return f"cnp_before = cnp_now; cnp_now.cnp_dead = (struct cnp_flags){{ 0 }}; cnp_calls = {int(calls)}; {code}" if careful else code
+    return (
+        f"cnp_before = cnp_now; cnp_now.cnp_dead = (struct cnp_flags){{ 0 }}; cnp_calls = {int(calls)}; {code}"
+        if careful
+        else code
+    )
 
 
 def argument(operand: Operand, number: int) -> str:
@@ -186,7 +192,9 @@ def pure_case(name: str, item: Declaration, operands: tuple[Operand, ...]) -> st
         return f"*({ctype} *)(cnp_at + cnp_o[0] + CNP_LOW(sizeof({ctype}))) = {result};"
 
     if item.kind == "load":
-        return write(f"{item.name}((const char *)(__UINTPTR_TYPE__){read(item, operands[1], 1)} + (i32)cnp_o[2])")
+        return write(
+            f"{item.name}((const char *)(__UINTPTR_TYPE__){read(item, operands[1], 1)} + (i32)cnp_o[2])"
+        )
     if item.kind == "store":
         address = f"(char *)(__UINTPTR_TYPE__){read(item, operands[0], 0)} + (i32)cnp_o[1]"
         return f"{item.name}({address}, {read(item, operands[2], 2)});"

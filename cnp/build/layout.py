@@ -159,7 +159,9 @@ def parse(where: Where, entry: str, body: list[str]) -> dict[str, Node]:
 
 def split(line: str) -> tuple[str, str]:
     """Mnemonic and arguments of an instruction."""
-    mnemonic, _, arguments = line.strip().partition("\t") if "\t" in line.strip() else line.strip().partition(" ")
+    mnemonic, _, arguments = (
+        line.strip().partition("\t") if "\t" in line.strip() else line.strip().partition(" ")
+    )
     return mnemonic, arguments.strip()
 
 
@@ -178,7 +180,9 @@ def check_stack(where: Where, nodes: dict[str, Node], entry: str) -> int:
         for line in [*node.lines, *([node.branch.delay] if node.branch and node.branch.delay else [])]:
             change = where.target.syntax.stack(*split(line))
             if change is None:
-                raise where.refuse(f"the stack pointer is changed in a way that cannot be followed: {line.strip()}")
+                raise where.refuse(
+                    f"the stack pointer is changed in a way that cannot be followed: {line.strip()}"
+                )
             now += change
             deepest = min(deepest, now)
         leaves = node.ended
@@ -189,9 +193,13 @@ def check_stack(where: Where, nodes: dict[str, Node], entry: str) -> int:
                 depth[target] = now
                 todo.append(target)
             elif depth[target] != now:
-                raise where.refuse(f"two paths meet with different stack pointers ({depth[target]} and {now} bytes)")
+                raise where.refuse(
+                    f"two paths meet with different stack pointers ({depth[target]} and {now} bytes)"
+                )
         if leaves and now:
-            raise where.refuse(f"the stack pointer is {-now} bytes off where the stencil goes on", offset=-now)
+            raise where.refuse(
+                f"the stack pointer is {-now} bytes off where the stencil goes on", offset=-now
+            )
     return -deepest
 
 
@@ -228,7 +236,9 @@ def thread_jumps(nodes: dict[str, Node], entry: str) -> None:
 
     def end(name: str) -> str:
         seen = {name}
-        while (node := nodes.get(name)) and name != entry and not node.lines and not node.branch and node.then:
+        while (
+            (node := nodes.get(name)) and name != entry and not node.lines and not node.branch and node.then
+        ):
             if node.then in seen:
                 break
             name = node.then
@@ -267,7 +277,12 @@ def straighten(nodes: dict[str, Node], cold: set[str], syntax: Syntax) -> None:
         return 0 if target in nodes else 1 if target == NEXT else 3
 
     for name, node in nodes.items():
-        if node.branch and node.then and name not in cold and distance(node.branch.target) < distance(node.then):
+        if (
+            node.branch
+            and node.then
+            and name not in cold
+            and distance(node.branch.target) < distance(node.then)
+        ):
             invert(node.branch, syntax)
             node.branch.target, node.then = node.then, node.branch.target
 

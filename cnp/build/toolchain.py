@@ -15,7 +15,9 @@ from pathlib import Path
 from cnp.errors import ToolError
 
 OLDEST = 19
-ADVICE = "install the wheel: pip install ziglang==0.17.0, or a clang >= 19 (Debian: apt install clang-22 lld-22)"
+ADVICE = (
+    "install the wheel: pip install ziglang==0.17.0, or a clang >= 19 (Debian: apt install clang-22 lld-22)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,9 @@ def run(command: list[str], text: str | None = None, cwd: Path | None = None) ->
     done = subprocess.run(command, input=text, capture_output=True, text=True, cwd=cwd, check=False)
     if done.returncode:
         name = Path(command[0]).name
-        raise ToolError(done.stderr.strip() or f"{name} failed", tool=name, status=done.returncode, command=command)
+        raise ToolError(
+            done.stderr.strip() or f"{name} failed", tool=name, status=done.returncode, command=command
+        )
     return done.stdout
 
 
@@ -80,7 +84,11 @@ def system(name: str) -> Toolchain:
         raise ToolError(f"no program {name!r}; {ADVICE}", tool=name)
     version = version_of((program,))
     major = version.split(".")[0]
-    beside = [Path(program).resolve().parent / "ld.lld", shutil.which(f"ld.lld-{major}"), shutil.which("ld.lld")]
+    beside = [
+        Path(program).resolve().parent / "ld.lld",
+        shutil.which(f"ld.lld-{major}"),
+        shutil.which("ld.lld"),
+    ]
     lld = next((str(p) for p in beside if p and Path(p).exists()), "ld.lld")
     return Toolchain((program,), (lld,), version)
 

@@ -142,7 +142,9 @@ def forms(name: str, item: Declaration, operands: tuple[Operand, ...], target: T
         for choice in choices:
             if wide and "slot" not in choice:
                 continue
-            accepts = tuple(accept(kind, operand, wide, target) for kind, operand in zip(choice, operands, strict=True))
+            accepts = tuple(
+                accept(kind, operand, wide, target) for kind, operand in zip(choice, operands, strict=True)
+            )
             if not folded or any(accepted.kind in FOLDING for accepted in accepts):
                 found.append(Shape(f"{name}.{len(found)}", name, item, operands, accepts, wide, folded))
     return found
@@ -169,7 +171,9 @@ def accept(kind: str, operand: Operand, wide: bool, target: Target) -> Accept:
     ctype = "i32" if ctype == "disp" else ctype
     if ctype[0] in "iu" and IMMEDIATE.fullmatch(ctype):
         bits = int(ctype[1:])
-        return Accept(ctype, *((-(1 << bits - 1), (1 << bits - 1) - 1) if ctype[0] == "i" else (0, (1 << bits) - 1)))
+        return Accept(
+            ctype, *((-(1 << bits - 1), (1 << bits - 1) - 1) if ctype[0] == "i" else (0, (1 << bits) - 1))
+        )
     return Accept(ctype if ctype in SCALARS else "u64", 0, (1 << (32 if ctype == "f32" else 64)) - 1)
 
 
@@ -227,7 +231,9 @@ def state_macros(source: Source, target: Target) -> str:
         "CNP_SAVE_STATE": " ".join(saves),
         "CNP_PADS": " ".join(f"u64 {name};" for name in pads),
         "CNP_FORGET": " ".join(f"CNP_ANY({name});" for name in pads),
-        "CNP_COPY_HOMES(to)": " ".join(f"((struct cnp_saved *)((to) - CNP_HEADER_SIZE))->{n} = s->{n};" for n in homes),
+        "CNP_COPY_HOMES(to)": " ".join(
+            f"((struct cnp_saved *)((to) - CNP_HEADER_SIZE))->{n} = s->{n};" for n in homes
+        ),
         "CNP_STATE_OF_CALLER": ", ".join(
             value.replace("S.", "s->") if value.startswith("S.") else value.replace("cnp_frame", "frame")
             for _, _, value in words
@@ -236,9 +242,12 @@ def state_macros(source: Source, target: Target) -> str:
     }
     fields = " ".join(f"{ctype} {name};" for ctype, name in source.state) or "u64 cnp_none;"
     checks = "\n".join(
-        f'_Static_assert(sizeof({ctype}) <= 8, "state field {name} does not fit a word");' for ctype, name in source.state
+        f'_Static_assert(sizeof({ctype}) <= 8, "state field {name} does not fit a word");'
+        for ctype, name in source.state
     )
-    return f"struct cnp_saved {{ {fields} }};\n{checks}\n" + "\n".join(f"#define {k} {v}" for k, v in lines.items())
+    return f"struct cnp_saved {{ {fields} }};\n{checks}\n" + "\n".join(
+        f"#define {k} {v}" for k, v in lines.items()
+    )
 
 
 def live(name: str, value: str) -> str:
@@ -327,12 +336,13 @@ def wrapper(shape: Shape, source: Source, callers: frozenset[str], natives: froz
     item = shape.declaration
     if item.kind in ("op", "slow"):
         parts = [
-            body_stencil(shape, source, callers, natives, part) for part in (("slow", "hot") if item.kind == "slow" else ("hot",))
+            body_stencil(shape, source, callers, natives, part)
+            for part in (("slow", "hot") if item.kind == "slow" else ("hot",))
         ]
         return "\n".join(parts)
     c_name = symbol(shape)
     code = pure_code(shape)
-    return f'{opening(c_name, f"cnp.stencil.{shape.key}")} {{ CNP_OPEN {code} CNP_TAIL_UNCHANGED(cnp_to_next); }}'
+    return f"{opening(c_name, f'cnp.stencil.{shape.key}')} {{ CNP_OPEN {code} CNP_TAIL_UNCHANGED(cnp_to_next); }}"
 
 
 def symbol(shape: Shape, part: str = "stencil") -> str:
@@ -347,7 +357,9 @@ def opening(c_name: str, text: str) -> str:
     )
 
 
-def body_stencil(shape: Shape, source: Source, callers: frozenset[str], natives: frozenset[str], part: str) -> str:
+def body_stencil(
+    shape: Shape, source: Source, callers: frozenset[str], natives: frozenset[str], part: str
+) -> str:
     """A body that says what happens next, and the obedience to it."""
     item = shape.declaration
     arguments = "".join(f", {argument(shape, number)}" for number in range(len(item.operands)))
@@ -445,12 +457,20 @@ def pure_code(shape: Shape) -> str:
     branch = shape.operation != name
     inputs = range(0 if branch else 1, len(shape.operands) - branch)
     if item.kind == "load":
-        return write(shape, f"{name}((const char *){read(shape, 1)} + {immediate('i32', 'i64', 2, shape.folded)})")
+        return write(
+            shape, f"{name}((const char *){read(shape, 1)} + {immediate('i32', 'i64', 2, shape.folded)})"
+        )
     if item.kind == "store":
         return f"{name}((char *){read(shape, 0)} + {immediate('i32', 'i64', 1, shape.folded)}, {read(shape, 2)});"
     names = ", ".join(f"in{number}" for number in inputs)
-    values = " ".join(f"{shape.operands[number].ctype} in{number} = {read(shape, number)};" for number in inputs)
+    values = " ".join(
+        f"{shape.operands[number].ctype} in{number} = {read(shape, number)};" for number in inputs
+    )
     if branch:
         return f"{values} if ({name}({names})) CNP_TAIL_UNCHANGED(cnp_to_target_{len(shape.operands) - 1});"
-    trap = f"u32 cnp_trap = {name}_trap({names}); if (unlikely(cnp_trap)) CNP_LEAVE_TRAP(cnp_trap);" if item.kind == "trap" else ""
+    trap = (
+        f"u32 cnp_trap = {name}_trap({names}); if (unlikely(cnp_trap)) CNP_LEAVE_TRAP(cnp_trap);"
+        if item.kind == "trap"
+        else ""
+    )
     return f"{values} {trap} {write(shape, f'{name}({names})')}"
