@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import pytest
 
@@ -27,3 +28,13 @@ def runnable(name: str) -> Target:
     target = targets.get(name)
     need(host.emulator(target) is not None, f"qemu-{target.qemu} runs the code of this target")
     return target
+
+
+def best_of(measure: Callable[[], float], below: float, tries: int = 10) -> float:
+    """The smallest of up to `tries` measurements, done when one is small enough: the machine may be busy."""
+    best = measure()
+    for _ in range(tries - 1):
+        if best < below:
+            break
+        best = min(best, measure())
+    return best

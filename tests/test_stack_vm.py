@@ -23,7 +23,7 @@ from cnp.assembler import Assembler
 from cnp.foreign import Call, ForeignCode
 from cnp.library import Library
 from tests.conftest import VocabularyFile
-from tests.support import every_target, need, runnable
+from tests.support import best_of, every_target, need, runnable
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "stack_vm.py"
 DEPTH, FUEL, INDIRECT, DIV_BY_ZERO, BAD_CONVERSION = 5, 6, 10, 2, 9
@@ -384,9 +384,7 @@ def seconds_to_stop(way: str) -> float:
 
 @pytest.mark.parametrize("way", ["run", "callable"])
 def test_ctrl_c_in_an_endless_loop(way: str) -> None:
-    assert (
-        min(seconds_to_stop(way) for _ in range(3)) < 0.05
-    )  # of three: other processes may hold the machine
+    assert best_of(lambda: seconds_to_stop(way), below=0.05) < 0.05
 
 
 # ---- cells and threads
