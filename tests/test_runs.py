@@ -20,6 +20,7 @@ from cnp.errors import OperandError, RangeError
 from tests import native_rig
 from tests.native_image import Image, Run, environment
 from tests.native_rig import only
+from tests.support import best_of
 
 image, backend = native_rig.image, native_rig.backend  # fixtures are found by their names in the module
 
@@ -99,7 +100,6 @@ import sys, time
 from pathlib import Path
 from cnp import native
 from tests.native_image import Image, Run, build, raise_trap
-from tests.support import best_of
 folder, through, turns = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 image = Image(*build(folder))
 slots = native.poll_address(), turns, 0
