@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from cnp import targets
-from cnp.errors import LibraryError, OperandError
+from cnp.errors import LibraryError, OperandError, ToolError
 from cnp.stencil import (
     Accept,
     Block,
@@ -46,6 +46,17 @@ HEAD = struct.Struct("<8sI32s")
 STENCIL = struct.Struct("<IIII")
 BLOCK = struct.Struct("<IIIIII")
 HOLE = struct.Struct("<IiqBBH")
+
+
+Asked = tuple[int, int, int]  #: of an operation: how many operands, which as code (bits), how many blocks
+NOTHING: Asked = (0, 0, 0)
+OF_OPERANDS = frozenset({What.OPERAND, What.TARGET, What.LITERAL})
+ROUTINES = frozenset({"cnp_enter", "cnp_interpret", "cnp.stub.exit", "cnp.stub.trap", "cnp.stub.unwind"})
+
+
+def alignment(align: int) -> bool:
+    """Whether code or constants may be so aligned."""
+    return 0 < align <= 4096 and not align & (align - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +165,6 @@ class Library:
         self.path = path
         head, body = self._open(data)
         self.facts: dict[str, Any] = head
-        self.target: Target = targets.get(str(head["target"]))
         self._read(head, body)
 
     @classmethod
@@ -181,7 +191,7 @@ class Library:
             raise self._refuse("the digest does not match: the file is damaged; rebuild it")
         try:
             head = json.loads(bytes(view[:length]))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise self._refuse(f"the head is no JSON ({error})") from error
         if not isinstance(head, dict) or head.get("format") != FORMAT:
             raise self._refuse("the head is of another format")
@@ -190,6 +200,7 @@ class Library:
     def _read(self, head: dict[str, Any], body: memoryview) -> None:
         """Take the facts apart and check every table. KeyErrors and the like mean a head of another shape."""
         try:
+            self.target: Target = targets.get(str(head["target"]))
             self.state = tuple(StateField(*item) for item in head["state"])
             self.state_size = int(head["state_size"])
             self.header_size = int(head["header_size"])
@@ -201,7 +212,8 @@ class Library:
             self._fields = [str(name) for name in head["fields"]]
             counts = [int(count) for count in head["counts"]]
             self._check(counts, body)
-        except (KeyError, TypeError, ValueError, struct.error) as error:
+            self._check_frames()
+        except (ToolError, KeyError, TypeError, ValueError, OverflowError, struct.error) as error:
             raise self._refuse(f"the head is not what format 1 says ({error!r})") from error
         self.operations = tuple(self._rows)
         self._cache: dict[str, Operation] = {}
@@ -212,32 +224,85 @@ class Library:
         sizes = [stencils * STENCIL.size, blocks * BLOCK.size, holes * HOLE.size, code]
         if min(counts) < 0 or sum(sizes) != len(body) or self._fields != list(self.target.fields):
             raise self._refuse("its tables do not have the sizes that the head says")
+        self._units = [fld.size for fld in self.target.fields.values()]
+        self._most = [6, 6, 1, 3, 2, len(self._constants), 6, len(self.imports), len(self._routines), 1]
         ends = [sum(sizes[: number + 1]) for number in range(4)]
         self._stencils = list(STENCIL.iter_unpack(body[: ends[0]]))
         self._blocks = list(BLOCK.iter_unpack(body[ends[0] : ends[1]]))
         self._holes = list(HOLE.iter_unpack(body[ends[1] : ends[2]]))
         self._code = bytes(body[ends[2] :])
-        units = [fld.size for fld in self.target.fields.values()]
-        most = [6, 6, 1, 4, 2, len(self._constants), 6, len(self.imports), len(self._routines), 1]
-        bad = any(first + count > blocks for first, count, _, _ in self._stencils)
-        bad |= any(start + size > code or first + count > holes or tail > size or align & (align - 1) or not align
+        bad = any(first + count > blocks or not 0 < count <= 2 for first, count, _, _ in self._stencils)
+        bad |= any(start + size > code or first + count > holes or tail > size or not alignment(align)
                    for start, size, first, count, tail, align in self._blocks)  # fmt: skip
-        for _, size, first, count, _, _ in self._blocks:
-            for offset, _, _, fld, what, index in self._holes[first : first + count]:
-                if (
-                    fld >= len(units)
-                    or offset + units[fld] > size
-                    or what >= len(most)
-                    or index >= most[what]
-                ):
-                    bad = True
-        for _, row in self._rows.values():
-            for _, near, far in row[4]:
-                bad |= not 0 <= near < stencils or not -1 <= far < stencils
-        bad |= any(not 0 <= start <= start + size <= code for start, size, _ in self._constants)
+        bad |= any(
+            not 0 <= start <= start + size <= code or not alignment(align)
+            for start, size, align in self._constants
+        )
         bad |= any(not 0 <= block < blocks for block in self._routines.values())
-        if bad:
+        if bad or not ROUTINES <= self._routines.keys():
             raise self._refuse("an entry points outside of its table")
+        asked = [
+            self._check_holes(size, self._holes[first : first + count])
+            for _, size, first, count, _, _ in self._blocks
+        ]
+        if any(asked[block] != NOTHING for block in self._routines.values()):
+            raise self._refuse("a routine asks for what only an operation has")
+        for name, (_, row) in self._rows.items():
+            for form in row[4]:
+                self._check_form(name, [str(kind) for kind, _, _ in row[3]], form, asked)
+
+    def _check_holes(self, size: int, holes: list[Any]) -> Asked:
+        """The holes of a block of `size` bytes; what they ask of the operation that the block belongs to."""
+        operands = targets = siblings = 0
+        for offset, _, _, fld, what, index in holes:
+            if (
+                fld >= len(self._units)
+                or offset + self._units[fld] > size
+                or what >= len(self._most)
+                or index >= self._most[what]
+            ):
+                raise self._refuse(
+                    f"hole {fld}, {what}, {index} at {offset} of a block of {size} bytes points to nothing"
+                )
+            if what in OF_OPERANDS:
+                operands = max(operands, index + 1)
+                targets |= (what == What.TARGET) << index
+            elif what == What.BLOCK:
+                siblings = max(siblings, index + 1)
+            elif what == What.NEXT:
+                siblings = max(siblings, 1)
+        return operands, targets, siblings
+
+    def _check_form(self, name: str, kinds: list[str], form: list[Any], asked: list[Asked]) -> None:
+        """A form takes all operands of its operation, and its stencils ask for no more than there is."""
+        accepts, near, far = form
+        bad = (
+            len(accepts) != len(kinds)
+            or not 0 <= near < len(self._stencils)
+            or not -1 <= far < len(self._stencils)
+        )
+        bad |= any(not isinstance(kind, str) or low > high or align < 1 for kind, low, high, align in accepts)
+        for stencil in (near, far) if not bad and far >= 0 else () if bad else (near,):
+            first, count, _, _ = self._stencils[stencil]
+            bad |= count != self._stencils[near][1]
+            for operands, targets, siblings in asked[first : first + count]:
+                bad |= operands > len(accepts) or siblings > count
+                bad |= any(
+                    targets >> number & 1 and item[0] not in ("label", "func")
+                    for number, item in enumerate(accepts)
+                )
+        if bad:
+            raise self._refuse(f"a form of {name} does not fit its operands")
+
+    def _check_frames(self) -> None:
+        """The state lies within the header of a frame, each word in its place."""
+        bad = self.header_size % 16 or self.header_size < 32 + self.state_size
+        bad |= any(
+            f.size not in (1, 2, 4, 8) or not 0 <= f.offset <= self.state_size - f.size for f in self.state
+        )
+        bad |= any(not isinstance(text, str) for item in (*self.state, *self.imports) for text in item[:2])
+        if bad or self.result not in ("", *(item.name for item in self.state)):
+            raise self._refuse("its state does not fit its frames")
 
     # ---- objects, made when they are asked for
 
