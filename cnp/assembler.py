@@ -375,7 +375,7 @@ def immediate(accepted: Accept, operand: object) -> int | None:
     if formats := FLOAT_FORMATS.get(accepted.kind):
         try:
             return int(formats[1].unpack(formats[0].pack(operand))[0])
-        except OverflowError:
+        except (OverflowError, struct.error):
             return None
     if isinstance(operand, float):
         return None

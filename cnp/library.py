@@ -48,9 +48,10 @@ BLOCK = struct.Struct("<IIIIII")
 HOLE = struct.Struct("<IiqBBH")
 
 
-Asked = tuple[int, int, int]  #: of an operation: how many operands, which as code (bits), how many blocks
+Asked = tuple[
+    int, int, int
+]  #: of an operation: how many operands, which of them as code (bits), how many blocks
 NOTHING: Asked = (0, 0, 0)
-OF_OPERANDS = frozenset({What.OPERAND, What.TARGET, What.LITERAL})
 ROUTINES = frozenset({"cnp_enter", "cnp_interpret", "cnp.stub.exit", "cnp.stub.trap", "cnp.stub.unwind"})
 
 
@@ -213,7 +214,7 @@ class Library:
             counts = [int(count) for count in head["counts"]]
             self._check(counts, body)
             self._check_frames()
-        except (ToolError, KeyError, TypeError, ValueError, OverflowError, struct.error) as error:
+        except (ToolError, LookupError, TypeError, ValueError, OverflowError, struct.error) as error:
             raise self._refuse(f"the head is not what format 1 says ({error!r})") from error
         self.operations = tuple(self._rows)
         self._cache: dict[str, Operation] = {}
@@ -225,7 +226,6 @@ class Library:
         if min(counts) < 0 or sum(sizes) != len(body) or self._fields != list(self.target.fields):
             raise self._refuse("its tables do not have the sizes that the head says")
         self._units = [fld.size for fld in self.target.fields.values()]
-        self._most = [6, 6, 1, 3, 2, len(self._constants), 6, len(self.imports), len(self._routines), 1]
         ends = [sum(sizes[: number + 1]) for number in range(4)]
         self._stencils = list(STENCIL.iter_unpack(body[: ends[0]]))
         self._blocks = list(BLOCK.iter_unpack(body[ends[0] : ends[1]]))
@@ -239,59 +239,59 @@ class Library:
             for start, size, align in self._constants
         )
         bad |= any(not 0 <= block < blocks for block in self._routines.values())
-        if bad or not ROUTINES <= self._routines.keys():
+        if bad or not self._routines.keys() >= ROUTINES:
             raise self._refuse("an entry points outside of its table")
+        known: dict[tuple[int, int, int], Asked] = {}
         asked = [
-            self._check_holes(size, self._holes[first : first + count])
+            self._check_holes(size, self._holes[first : first + count], known)
             for _, size, first, count, _, _ in self._blocks
         ]
-        if any(asked[block] != NOTHING for block in self._routines.values()):
+        if any(asked[block] is not NOTHING for block in self._routines.values()):
             raise self._refuse("a routine asks for what only an operation has")
         for name, (_, row) in self._rows.items():
             for form in row[4]:
-                self._check_form(name, [str(kind) for kind, _, _ in row[3]], form, asked)
+                self._check_form(name, len([str(kind) for kind, _, _ in row[3]]), form, asked)
 
-    def _check_holes(self, size: int, holes: list[Any]) -> Asked:
+    def _check_holes(self, size: int, holes: list[Any], known: dict[tuple[int, int, int], Asked]) -> Asked:
         """The holes of a block of `size` bytes; what they ask of the operation that the block belongs to."""
-        operands = targets = siblings = 0
+        operands = code = siblings = 0
         for offset, _, _, fld, what, index in holes:
-            if (
-                fld >= len(self._units)
-                or offset + self._units[fld] > size
-                or what >= len(self._most)
-                or index >= self._most[what]
-            ):
-                raise self._refuse(
-                    f"hole {fld}, {what}, {index} at {offset} of a block of {size} bytes points to nothing"
-                )
-            if what in OF_OPERANDS:
-                operands = max(operands, index + 1)
-                targets |= (what == What.TARGET) << index
-            elif what == What.BLOCK:
-                siblings = max(siblings, index + 1)
-            elif what == What.NEXT:
-                siblings = max(siblings, 1)
-        return operands, targets, siblings
+            asks = known.get((fld, what, index))
+            if asks is None:
+                asks = known[fld, what, index] = self._check_hole(fld, what, index)
+            if offset + self._units[fld] > size:
+                raise self._refuse(f"a hole at {offset} of a block of {size} bytes")
+            if asks is not NOTHING:
+                operands, code, siblings = max(operands, asks[0]), code | asks[1], max(siblings, asks[2])
+        return (operands, code, siblings) if operands or siblings else NOTHING
 
-    def _check_form(self, name: str, kinds: list[str], form: list[Any], asked: list[Asked]) -> None:
+    def _check_hole(self, fld: int, what: int, index: int) -> Asked:
+        """What a hole asks of its operation, wherever it lies."""
+        most = [6, 6, 1, 3, 2, len(self._constants), 6, len(self.imports), len(self._routines), 1]
+        if fld >= len(self._units) or what >= len(most) or index >= most[what]:
+            raise self._refuse(f"a hole with field {fld} for {what}, {index} points outside of its table")
+        if what in (What.OPERAND, What.TARGET, What.LITERAL):
+            return index + 1, (what == What.TARGET) << index, 0
+        return (0, 0, index + 1) if what in (What.BLOCK, What.NEXT) else NOTHING
+
+    def _check_form(self, name: str, count: int, form: list[Any], asked: list[Asked]) -> None:
         """A form takes all operands of its operation, and its stencils ask for no more than there is."""
         accepts, near, far = form
-        bad = (
-            len(accepts) != len(kinds)
+        if (
+            len(accepts) != count
             or not 0 <= near < len(self._stencils)
             or not -1 <= far < len(self._stencils)
-        )
-        bad |= any(not isinstance(kind, str) or low > high or align < 1 for kind, low, high, align in accepts)
-        for stencil in (near, far) if not bad and far >= 0 else () if bad else (near,):
-            first, count, _, _ = self._stencils[stencil]
-            bad |= count != self._stencils[near][1]
-            for operands, targets, siblings in asked[first : first + count]:
-                bad |= operands > len(accepts) or siblings > count
-                bad |= any(
-                    targets >> number & 1 and item[0] not in ("label", "func")
-                    for number, item in enumerate(accepts)
-                )
-        if bad:
+        ):
+            raise self._refuse(f"a form of {name} points outside of its table")
+        bad, labels = False, 0
+        for number, (kind, low, high, align) in enumerate(accepts):
+            bad |= low > high or align < 1 or not isinstance(kind, str)
+            labels |= (kind in ("label", "func")) << number
+        first, blocks, _, _ = self._stencils[near]
+        again, others, _, _ = self._stencils[far if far >= 0 else near]
+        for operands, code, siblings in asked[first : first + blocks] + asked[again : again + others]:
+            bad |= operands > count or siblings > blocks or code & ~labels != 0
+        if bad or blocks != others:
             raise self._refuse(f"a form of {name} does not fit its operands")
 
     def _check_frames(self) -> None:

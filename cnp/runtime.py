@@ -33,7 +33,10 @@ from cnp.target import Target
 
 DEPTH = 1000  #: calls that may be nested unless a run says otherwise
 NATIVE_MARGIN = 256 * 1024  #: native stack that is left to helpers
+NATIVE_LEAST = 48 * 1024  #: native stack without which no run begins
 NATIVE_FRAME = 64  #: return address, padding and alignment of one nested call beside what its stencil says
+CALLABLE_FRAME = 512  #: native stack that a callable reckons with for one nested call
+CALLABLE_SPARE = 24 * 1024  #: what all nested calls of a callable may take beyond that
 INTERPRETED_FRAME = 2048  #: native stack of one nested call in the interpreter
 FUNCTION_POINTER = type(ctypes.CFUNCTYPE(None)()).__mro__[1]  #: what all ctypes functions are
 HELD = (7, 8)  #: trap codes that stand for a Python exception
@@ -271,6 +274,7 @@ class Entry:
         own and begins with `state`. TrapError when the code traps or exits.
         """
         code, name = self.code, self.name
+        depth = min(depth, CALLABLE_SPARE // max(1, code.needs.native - CALLABLE_FRAME))
         size = code.needs.frame_bytes(self.function.frame, depth)
 
         def failed(kind: int, trap: int, frame: int, op: int) -> None:
@@ -376,7 +380,7 @@ class Interpreter:
             raise StateError("this is not what the last run of this code left in its frame", state="stale")
         area.left = None
         area.set_context(layout.pack_context(code.library, check_fuel(fuel)))
-        stack = max(0, native.stack_left() - NATIVE_MARGIN)
+        stack = native_stack()
         for activation in result.activations:
             area.limit_depth(activation.frame - area.address, stack // INTERPRETED_FRAME)
         for number, activation in enumerate(result.activations):
@@ -487,7 +491,7 @@ def prepare(
         raise OperandError(
             f"depth is {depth}", op=function.name, operand="depth", value=depth, allowed=(0, None)
         )
-    stack = max(0, native.stack_left() - NATIVE_MARGIN)
+    stack = native_stack()
     deepest = min(depth, stack // max(code.needs.native, native_frame))
     area = frame or Frame(code.library, code.needs.frame_bytes(function.frame, deepest))
     if area.library.state != code.library.state or area.library.target is not code.library.target:
@@ -509,6 +513,14 @@ def prepare(
         layout.pack_header(code.library, packed, code.needs.depth_in(area.size, stack, deepest), area.context)
     )
     return area
+
+
+def native_stack() -> int:
+    """Bytes of native stack for nested calls. RecursionError: not even helpers have enough."""
+    left = native.stack_left()
+    if left < NATIVE_LEAST:
+        raise RecursionError(f"{left} bytes are left on the native stack")
+    return max(0, left - NATIVE_MARGIN)
 
 
 def check_fuel(fuel: int | None) -> int | None:

@@ -12,12 +12,26 @@ from pathlib import Path
 
 import pytest
 
+from cnp.assembler import Assembler
+from cnp.foreign import Call, ForeignCode
+from cnp.library import Library
 from tests.body_generator import random_source
 from tests.support import every_target, need, runnable
 
 BODIES = 125  #: of one vocabulary
 SEEDS = range(16)  #: 2,000 bodies
 MANY_SEEDS = range(1000, 1400)  #: 50,000 bodies
+
+HALVES = """#define CNP_STATE(X) X(u64, a) X(f64, x) X(f64, y) X(u8 *, p)
+#define CNP_RESULT a
+#include <cnp.h>
+CNP_INLINE i64 whole(f64 v) { return v > -9e18 && v < 9e18 ? (i64)v : 7; }
+CNP_OP(shares_an_address) {
+    if (s->a & 1) s->p[0] = whole(s->x); else s->p[s->a & 7] = s->a;
+    if (s->p[3]) s->p[1] = whole(s->y);
+    return TRAP(CNP_TRAP_OVERFLOW);
+}
+"""
 
 
 def check(seed: int, target: str, folder: Path) -> None:
@@ -56,6 +70,28 @@ def test_the_generator_uses_the_whole_contract() -> None:
         assert text.count(word) > 20, word
     assert len({len(source.state) for source in sources}) > 2
     assert random_source(3, 5) == random_source(3, 5)
+
+
+@every_target
+def test_an_address_in_two_halves_stays_in_one_section(target: str, tmp_path: Path) -> None:
+    """All ways of this body leave, so that everything behind its first block is cold; clang computes the upper half of
+    a constant's address there, for two blocks that add the lower half (found by a random body, on riscv64)."""
+    need(importlib.util.find_spec("ziglang") is not None, "stencils are built by the ziglang wheel")
+    from cnp.build import driver, toolchain
+
+    source = tmp_path / "halves.c"
+    source.write_text(HALVES)
+    library = Library(driver.build(driver.Job(source, runnable(target), toolchain.find())), "halves.cnp")
+    asm = Assembler(library)
+    asm.function("main", frame=0)
+    asm.shares_an_address()
+    code = ForeignCode(asm.close())
+    (area,) = code.area_addresses([8])
+    calls = [Call("main", {"a": 1, "x": 3.5, "y": 8.25, "p": area}, interpret=way) for way in (False, True)]
+    for call in calls:
+        outcome = code.run([call], memory=[bytes([0, 0, 0, 1, 0, 0, 0, 0])])
+        assert (outcome.results[0].kind, outcome.results[0].code) == ("trap", 3)
+        assert outcome.memory == [bytes([3, 8, 0, 1, 0, 0, 0, 0])]
 
 
 def test_a_wrong_instruction_is_found(tmp_path: Path) -> None:

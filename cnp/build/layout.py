@@ -26,6 +26,7 @@ STENCIL, SLOW = "cnp.stencil.", "cnp.slow."
 CONTINUATION = re.compile(r"cnp\.(next|target\.\d|leave\.\w+|table)\b")
 DROPPED = re.compile(r"\s*(#|//|\.(cfi_|p2align|ent|end|frame|mask|fmask|size|type|localentry)\b)")
 LABEL = re.compile(r'"?([\w.$]+)"?:')
+WORD = re.compile(r"[\w.$]+")
 SECTION = '.section {name},"ax",@progbits'
 
 
@@ -214,7 +215,7 @@ def edit(where: Where, nodes: dict[str, Node], slow: set[str], result: Arranged)
     """The sections of one stencil, near and, where conditional exits have one, far."""
     entry = next(iter(nodes))
     thread_jumps(nodes, entry)
-    cold = cold_nodes(nodes, entry) | slow
+    cold = without_halves(nodes, cold_nodes(nodes, entry)) | slow
     straighten(nodes, cold, where.target.syntax)
     reached = reachable(nodes, entry)
     hot_order = order(nodes, entry, [name for name in nodes if name in reached and name not in cold])
@@ -260,6 +261,26 @@ def cold_nodes(nodes: dict[str, Node], entry: str) -> set[str]:
         warm = {n for n in cold if nodes[n].ended or not all(is_cold(t, cold) for t in successors(nodes[n]))}
         cold -= warm
         shrinking = bool(warm)
+    return cold
+
+
+def without_halves(nodes: dict[str, Node], cold: set[str]) -> set[str]:
+    """The cold blocks but those that share a label inside a block with hot ones: the instructions of an address that
+    refer to each other by a label stay in one section."""
+    home = {
+        found[1]: name for name, node in nodes.items() for line in node.lines if (found := LABEL.match(line))
+    }
+    uses = {
+        (name, word)
+        for name, node in nodes.items()
+        for line in node.lines
+        for word in WORD.findall(line)
+        if word in home
+    }
+    while split := {
+        name for user, word in uses for name in (user, home[word]) if (user in cold) != (home[word] in cold)
+    }:
+        cold = cold - split
     return cold
 
 
