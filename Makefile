@@ -1,6 +1,7 @@
 # make run     install into .venv, build stencils and host programs of all targets, run an example
 # make test    the whole suite, on all targets, then once more against the built wheel
 # make check   style, format and types
+# make figures the speed that README promises, measured
 # make soak    the long tests
 # make clean   remove what these made
 
@@ -28,7 +29,7 @@ make_venv = $(PYTHON) -m venv --clear $(1) >/dev/null 2>&1 || { \
 	$(PYTHON) -m venv --clear --without-pip $(1); \
 	$(PYTHON) -m pip --quiet --quiet --python $(1)/bin/python install pip; }
 
-.PHONY: run test test-sources test-wheel check soak clean stencils emulators
+.PHONY: run test test-sources test-wheel check figures soak clean stencils emulators
 
 run: stencils
 	@echo "== $(EXAMPLE), compiled for this machine:"; $(BIN)/cnp run --time $(EXAMPLE)
@@ -55,6 +56,9 @@ check: $(BIN)/.installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+figures: stencils
+	$(BIN)/python benchmarks/figures.py
 
 soak: stencils emulators
 	$(BIN)/python -m pytest -q -n $(JOBS) -m soak $(PYTEST_ARGS)

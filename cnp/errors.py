@@ -41,7 +41,8 @@ class OperandError(CnpError):
 
 
 class RangeError(CnpError):
-    """A value does not fit its hole. Fields: op, index, hole, symbol, value, low, high, align."""
+    """A value does not fit its hole. Fields: op, index, hole, field, symbol, value, low, high, align,
+    at (source position)."""
 
 
 class LabelError(CnpError):
@@ -61,7 +62,7 @@ class StateError(CnpError):
 
 
 class TrapError(CnpError):
-    """Generated code trapped where the caller asked for a value. Fields: code, op, index."""
+    """Generated code trapped where the caller asked for a value. Fields: code, op, index, at (source position)."""
 
 
 class HostError(CnpError):

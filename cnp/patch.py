@@ -188,7 +188,8 @@ class Patcher:
         elif hole.what is What.IMPORT:
             symbol = self.library.imports[hole.index].name
         name = op.name if op else piece.name
-        checked(fld, value, op=name, index=piece.op, hole=hole.offset, field=hole.field, symbol=symbol)
+        at = self.program.ops[piece.op].at if op else None
+        checked(fld, value, op=name, index=piece.op, hole=hole.offset, field=hole.field, symbol=symbol, at=at)
 
     # ---- what has no holes
 

@@ -14,8 +14,10 @@ that can run it: runs, callables, functions and results hold it.
 from __future__ import annotations
 
 import ctypes
+import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,21 +86,22 @@ class Vocabulary:
         return Frame(self.library, slots)
 
 
-def load(path: str | Path) -> Vocabulary:
+def load(path: str | Path, target: str = "host") -> Vocabulary:
     """Load a stencil file: a path, the name of one that came with the library, such as `ops`, or a C source.
 
     Of `my_vm.c` the file `my_vm.TARGET.cnp` beside it is taken; without one, clang builds it into the user's cache.
+    target: for which machine, where the path does not say it; code for another one can be encoded here.
     """
     file = Path(path)
-    host = targets.get("host")
+    wanted = targets.get(target)
     if not file.suffix and not file.exists():
-        file = installed(str(path), host.name)
+        file = installed(str(path), wanted.name)
     elif file.suffix == ".c":
-        file = file.with_suffix(f".{host.name}.cnp")
+        file = file.with_suffix(f".{wanted.name}.cnp")
         if not file.exists():
             from cnp.build import cache  # needs clang, which few users need
 
-            file = cache.built(Path(path), host)
+            file = cache.built(Path(path), wanted)
     return Vocabulary(Library.load(file))
 
 
@@ -128,6 +131,21 @@ class Frame(FrameImage):
         super().__init__(library, slots, place, memoryview(memory)[place - below - start :])
         self.memory = memory
         self.left: tuple[Code, tuple[Activation, ...]] | None = None  # by the last run, for who resumes it
+        self.lock = threading.Lock()  # held while a run uses it
+
+
+@contextmanager
+def alone(frame: Frame | None) -> Iterator[None]:
+    """For the length of a run. StateError: another run, in a thread or around this one, is using the frame."""
+    if frame is None:
+        yield
+    elif not frame.lock.acquire(blocking=False):
+        raise StateError("another run is using this frame", state="busy")
+    else:
+        try:
+            yield
+        finally:
+            frame.lock.release()
 
 
 class Assembler(BareAssembler):
@@ -138,8 +156,7 @@ class Assembler(BareAssembler):
         self.helpers = dict(helpers)
 
     def encode(self, base: int, data_base: int | None = None) -> patch.Image:
-        """Bytes for any base address, on any host. helpers must be addresses."""
-        self.program.check()
+        """Bytes for any base address, on any host. The helpers that the program uses must be addresses."""
         addresses = {name: value for name, value in self.helpers.items() if isinstance(value, int)}
         return patch.encode(self.program, base, data_base, addresses)
 
@@ -219,9 +236,10 @@ class Code:
     ) -> Result:
         """Run from a function, or from an operation that was bound as an entry."""
         function = self._entry(self.position(place))
-        area = prepare(self, frame, state or {}, depth, fuel, function, NATIVE_FRAME)
-        native.run(self.image.enter, area.address, self.address(place))
-        return finish(self, area)
+        with alone(frame):
+            area = prepare(self, frame, state or {}, depth, fuel, function, NATIVE_FRAME)
+            native.run(self.image.enter, area.address, self.address(place))
+            return finish(self, area)
 
     def _entry(self, position: int) -> Function:
         """The function that an entry belongs to; LabelError if nobody said that it is one."""
@@ -279,9 +297,8 @@ class Entry:
 
         def failed(kind: int, trap: int, frame: int, op: int) -> None:
             raise_held(trap if kind == 2 else 0)
-            raise TrapError(
-                describe(code, layout.KINDS[kind], trap, op), code=trap, op=op_name(code, op), index=op
-            )
+            facts = {"code": trap, "op": op_name(code, op), "index": op, "at": code.program.ops[op].at}
+            raise TrapError(describe(code, layout.KINDS[kind], trap, op), **facts)
 
         return native.make_callable(
             enter=code.image.enter, code=self.address, signature=signature, header_size=code.library.header_size,
@@ -358,9 +375,11 @@ class Interpreter:
         """Interpret from an operation on: a function (or its name), a label, a position."""
         code = self.code
         position = code.position(code[place].function if isinstance(place, str) else place)
-        area = prepare(code, frame, state or {}, depth, fuel, code.function_at(position), INTERPRETED_FRAME)
-        native.run(self._routine, area.address, self.record(position))
-        return finish(code, area)
+        with alone(frame):
+            function = code.function_at(position)
+            area = prepare(code, frame, state or {}, depth, fuel, function, INTERPRETED_FRAME)
+            native.run(self._routine, area.address, self.record(position))
+            return finish(code, area)
 
     def resume(self, result: Result, fuel: int | None = None) -> Result:
         """Go on where a run left, until the function that run() entered returns, exits or traps.
@@ -379,14 +398,19 @@ class Interpreter:
         ):
             raise StateError("this is not what the last run of this code left in its frame", state="stale")
         area.left = None
-        area.set_context(layout.pack_context(code.library, check_fuel(fuel)))
+        with alone(area):
+            return self._go_on(result, area, check_fuel(fuel))
+
+    def _go_on(self, result: Result, area: Frame, fuel: int | None) -> Result:
+        """Run the activations of a result, the innermost first."""
+        code = self.code
+        area.set_context(layout.pack_context(code.library, fuel))
         stack = native_stack()
         for activation in result.activations:
             area.limit_depth(activation.frame - area.address, stack // INTERPRETED_FRAME)
         for number, activation in enumerate(result.activations):
             native.run(self._routine, activation.frame, self.record(activation.op))
-            now = area.get_context()
-            if now["kind"]:
+            if area.get_context()["kind"]:
                 return finish(code, area, result.activations[number + 1 :], activation.frame)
             area.set_context(layout.pack_pending(code.library, area.get_context()))
         return finish(code, area)

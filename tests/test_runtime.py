@@ -393,3 +393,28 @@ def test_code_for_other_machines_is_not_run_here() -> None:
     with pytest.raises(StateError) as caught:
         asm.build()
     assert caught.value.state == "foreign"
+
+
+def test_a_frame_serves_one_run_at_a_time(edges: cnp.Vocabulary) -> None:
+    frame = edges.frame(64)
+    inner = build(edges, lambda asm: (asm.set(1), asm.ret()))
+    outer = build(edges, lambda asm: (asm.ask(1), asm.ret()), lambda k: inner["f"].run(frame=frame).value)
+    with pytest.raises(StateError) as caught:
+        outer["f"].run(frame=frame)
+    assert caught.value.state == "busy"
+    assert inner["f"].run(frame=frame).value == 1
+
+
+def test_errors_carry_the_source_position(edges: cnp.Vocabulary) -> None:
+    code = build(edges, lambda asm: (asm.set(1), asm.trap(70, at=("prog.lang", 12)), asm.ret()))
+    with pytest.raises(TrapError) as caught:
+        code["f"].callable("uint64_t()")()
+    assert (caught.value.code, caught.value.op, caught.value.at) == (70, "trap", ("prog.lang", 12))
+
+
+@pytest.mark.parametrize("target", ["x86_64", "mips64"])
+def test_vocabularies_of_other_machines_can_be_encoded(target: str) -> None:
+    asm = cnp.load("ops", target).assembler()
+    asm.function("f", frame=8)
+    asm.ret(slot(0))
+    assert asm.encode(0x1000_0000).symbols == {"f": 0x1000_0000}
