@@ -8,14 +8,13 @@ from pathlib import Path
 
 from cnp import targets
 from cnp.build import toolchain
-from cnp.build.driver import Job, Made, make
+from cnp.build.driver import Job, Made, header_folder, make
 from cnp.errors import ToolError
 from cnp.library import Library
 from tests.support import need
 
-ROOT = Path(__file__).parents[1]
-EVERYTHING = ROOT / "tests" / "vocabularies" / "everything.c"
-OPS = ROOT / "stencils" / "ops.c"
+EVERYTHING = Path(__file__).parent / "vocabularies" / "everything.c"
+OPS = header_folder() / "ops.c"
 TARGETS = tuple(targets.TARGETS)
 
 
