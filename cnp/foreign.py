@@ -24,8 +24,8 @@ from cnp.assembler import Function, Program, Symbol
 from cnp.errors import LabelError
 from cnp.frame import FrameImage, Needs
 from cnp.host import HostImage, Segment
+from cnp.link import INTERPRETED_FRAME, needs
 from cnp.result import Activation, Result, read_result
-from cnp.runtime import INTERPRETED_FRAME, needs
 
 NATIVE_STACK = 4 << 20  #: bytes of native stack that calls may use in the host program
 DEPTH = 1000

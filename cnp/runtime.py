@@ -15,32 +15,26 @@ from __future__ import annotations
 
 import ctypes
 import threading
-import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cnp import frame as layout
-from cnp import interpret, memory, native, patch, targets
-from cnp._backend import Helper
+from cnp import interpret, native, patch, targets
 from cnp.assembler import Assembler as BareAssembler
-from cnp.assembler import Cell, Function, Label, Op, Program, Slot, Symbol
-from cnp.errors import LabelError, LibraryError, OperandError, StateError, SymbolError, TrapError
-from cnp.frame import FrameImage, Needs
+from cnp.assembler import Cell, Function, Label, Program, Symbol
+from cnp.errors import LabelError, LibraryError, OperandError, StateError, TrapError
+from cnp.frame import FrameImage
 from cnp.library import Library
+from cnp.link import INTERPRETED_FRAME, NATIVE_FRAME, Helpers, needs, place
 from cnp.result import Activation, Result, read_result
-from cnp.target import Target
 
 DEPTH = 1000  #: calls that may be nested unless a run says otherwise
 NATIVE_MARGIN = 256 * 1024  #: native stack that is left to helpers
 NATIVE_LEAST = 48 * 1024  #: native stack without which no run begins
-NATIVE_FRAME = 64  #: return address, padding and alignment of one nested call beside what its stencil says
 CALLABLE_FRAME = 512  #: native stack that a callable reckons with for one nested call
 CALLABLE_SPARE = 24 * 1024  #: what all nested calls of a callable may take beyond that
-INTERPRETED_FRAME = 2048  #: native stack of one nested call in the interpreter
-FUNCTION_POINTER = type(ctypes.CFUNCTYPE(None)()).__mro__[1]  #: what all ctypes functions are
 HELD = (7, 8)  #: trap codes that stand for a Python exception
 
 State = Mapping[str, int | float]
@@ -51,18 +45,6 @@ def address(buffer: bytearray | memoryview | ctypes.Array[Any]) -> int:
     if isinstance(buffer, (bytearray, memoryview)):
         return ctypes.addressof(ctypes.c_char.from_buffer(buffer))
     return ctypes.addressof(buffer)
-
-
-def code_memory(target: Target) -> memory.CodeMemory:
-    """The executable memory of this process."""
-
-    def create() -> memory.CodeMemory:
-        probe = memory.Probe(*target.probe)
-        return memory.CodeMemory(
-            trap=target.trap, flush=native.flush, fork_count=native.fork_count, probe=probe
-        )
-
-    return memory.default(create)
 
 
 class Vocabulary:
@@ -414,88 +396,6 @@ class Interpreter:
                 return finish(code, area, result.activations[number + 1 :], activation.frame)
             area.set_context(layout.pack_pending(code.library, area.get_context()))
         return finish(code, area)
-
-
-# ---- linking into memory
-
-
-@dataclass(eq=False)
-class Placed:
-    """An image in executable memory, which is freed with the last user."""
-
-    block: memory.Block
-    image: patch.Image
-    cells: dict[Cell, int]
-    keep: object
-
-
-class Helpers:
-    """Addresses of helpers; Python callables become C functions when they are first needed."""
-
-    def __init__(self, library: Library, given: Mapping[str, object]) -> None:
-        self._given = dict(given)
-        self._signatures = {item.name: item.signature for item in library.imports}
-        self._made: dict[str, Helper] = {}
-
-    def address(self, name: str) -> int | None:
-        """Where a helper lies; None if nobody gave it."""
-        value = self._given.get(name)
-        if value is None:
-            return native.poll_address() if name == "cnp_poll" else None
-        if isinstance(value, int):
-            return value
-        if (pointer := pointer_value(value)) is not None:
-            return pointer
-        if not callable(value):
-            raise SymbolError(
-                f"helper {name} is {value!r}: give an address, a function pointer or a callable",
-                symbols=[name],
-            )
-        if name not in self._made:
-            self._made[name] = native.python_helper(self._signatures[name], value)
-        return self._made[name].address
-
-
-def pointer_value(value: object) -> int | None:
-    """The address in a ctypes or cffi function pointer; None for anything else."""
-    if isinstance(value, FUNCTION_POINTER):
-        pointer: Any = value
-        return ctypes.cast(pointer, ctypes.c_void_p).value
-    if type(value).__module__ == "_cffi_backend":
-        from cffi import FFI
-
-        return int(FFI().cast("uintptr_t", value))
-    return None
-
-
-def place(program: Program, addresses: Callable[[str], int | None], keep: object) -> Placed:
-    """Reserve memory, link for its address, copy, and make it executable: undone as a whole if it fails."""
-    code_size, data_size = patch.size_bound(program)
-    block = code_memory(program.library.target).allocate(code_size, data_size)
-    try:
-        image = patch.encode(program, block.code_address, block.data_address, addresses)
-        block.data[: len(image.data)] = image.data
-        block.write(image.code)
-    except BaseException:
-        block.free()
-        raise
-    placed = Placed(block, image, image.cell_places, keep)
-    weakref.finalize(placed, block.free).atexit = False  # threads may run it until the process is gone
-    return placed
-
-
-def needs(program: Program) -> Needs:
-    """What runs of a program take of frame memory and native stack."""
-    header = program.library.header_size
-    callers = [op for op in program.ops if op.operation.calls]
-    step = max((header + base_of(op) for op in callers), default=0)
-    native_bytes = max((op.form.near.stack for op in callers), default=0) + NATIVE_FRAME
-    return Needs(step, max((f.frame for f in program.functions), default=0), native_bytes)
-
-
-def base_of(op: Op) -> int:
-    """The largest slot offset that a calling operation can take as the base of its callee's frame."""
-    return max((value.offset for value in op.values if isinstance(value, Slot)), default=0)
 
 
 # ---- before and after a run

@@ -1,0 +1,112 @@
+"""Link a program into executable memory of this process: helpers found, memory reserved, bytes written, all or nothing."""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cnp import memory, native, patch
+from cnp._backend import Helper
+from cnp.assembler import Cell, Op, Program, Slot
+from cnp.errors import SymbolError
+from cnp.frame import Needs
+from cnp.library import Library
+from cnp.target import Target
+
+NATIVE_FRAME = 64  #: return address, padding and alignment of one nested call beside what its stencil says
+INTERPRETED_FRAME = 2048  #: native stack of one nested call in the interpreter
+FUNCTION_POINTER = type(ctypes.CFUNCTYPE(None)()).__mro__[1]  #: what all ctypes functions are
+
+
+def code_memory(target: Target) -> memory.CodeMemory:
+    """The executable memory of this process."""
+
+    def create() -> memory.CodeMemory:
+        probe = memory.Probe(*target.probe)
+        return memory.CodeMemory(
+            trap=target.trap, flush=native.flush, fork_count=native.fork_count, probe=probe
+        )
+
+    return memory.default(create)
+
+
+@dataclass(eq=False)
+class Placed:
+    """An image in executable memory, which is freed with the last user."""
+
+    block: memory.Block
+    image: patch.Image
+    cells: dict[Cell, int]
+    keep: object
+
+
+class Helpers:
+    """Addresses of helpers; Python callables become C functions when they are first needed."""
+
+    def __init__(self, library: Library, given: Mapping[str, object]) -> None:
+        self._given = dict(given)
+        self._signatures = {item.name: item.signature for item in library.imports}
+        self._made: dict[str, Helper] = {}
+
+    def address(self, name: str) -> int | None:
+        """Where a helper lies; None if nobody gave it."""
+        value = self._given.get(name)
+        if value is None:
+            return native.poll_address() if name == "cnp_poll" else None
+        if isinstance(value, int):
+            return value
+        if (pointer := pointer_value(value)) is not None:
+            return pointer
+        if not callable(value):
+            raise SymbolError(
+                f"helper {name} is {value!r}: give an address, a function pointer or a callable",
+                symbols=[name],
+            )
+        if name not in self._made:
+            self._made[name] = native.python_helper(self._signatures[name], value)
+        return self._made[name].address
+
+
+def pointer_value(value: object) -> int | None:
+    """The address in a ctypes or cffi function pointer; None for anything else."""
+    if isinstance(value, FUNCTION_POINTER):
+        pointer: Any = value
+        return ctypes.cast(pointer, ctypes.c_void_p).value
+    if type(value).__module__ == "_cffi_backend":
+        from cffi import FFI
+
+        return int(FFI().cast("uintptr_t", value))
+    return None
+
+
+def place(program: Program, addresses: Callable[[str], int | None], keep: object) -> Placed:
+    """Reserve memory, link for its address, copy, and make it executable: undone as a whole if it fails."""
+    code_size, data_size = patch.size_bound(program)
+    block = code_memory(program.library.target).allocate(code_size, data_size)
+    try:
+        image = patch.encode(program, block.code_address, block.data_address, addresses)
+        block.data[: len(image.data)] = image.data
+        block.write(image.code)
+    except BaseException:
+        block.free()
+        raise
+    placed = Placed(block, image, image.cell_places, keep)
+    weakref.finalize(placed, block.free).atexit = False  # threads may run it until the process is gone
+    return placed
+
+
+def needs(program: Program) -> Needs:
+    """What runs of a program take of frame memory and native stack."""
+    header = program.library.header_size
+    callers = [op for op in program.ops if op.operation.calls]
+    step = max((header + base_of(op) for op in callers), default=0)
+    native_bytes = max((op.form.near.stack for op in callers), default=0) + NATIVE_FRAME
+    return Needs(step, max((f.frame for f in program.functions), default=0), native_bytes)
+
+
+def base_of(op: Op) -> int:
+    """The largest slot offset that a calling operation can take as the base of its callee's frame."""
+    return max((value.offset for value in op.values if isinstance(value, Slot)), default=0)
