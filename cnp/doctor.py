@@ -6,7 +6,7 @@ import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cnp import __version__, host, native, runtime, targets
+from cnp import __version__, host, link, native, runtime, targets
 from cnp.assembler import slot
 from cnp.build import toolchain
 from cnp.errors import CnpError, ToolError
@@ -53,7 +53,7 @@ def core() -> Check:
 def memory() -> Check:
     """Executable memory, and generated code that runs in it."""
     try:
-        scheme = runtime.code_memory(targets.get("host")).scheme
+        scheme = link.code_memory(targets.get("host")).scheme
         vocabulary = runtime.load("ops")
         assembler = vocabulary.assembler()
         assembler.function("answer", frame=8)
