@@ -30,10 +30,10 @@ What is odd about it
 * A quiet NaN of the PowerPC, x86 and IEEE 754-2008 kind, 0x7ff8…, is a *signalling* one here (-mnan=legacy, what
   Debian and most processors have).
 
-* A fault of clang 22 that no option avoids: where a 64-bit value was spilled, a 32-bit *helper argument* made of it may
-  lose its sign extension (the register allocator takes `sll d, s, 0` for a copy and folds it into the reload). It takes
-  more live values than there are registers; random bodies met it once in 2,000. A helper that is to be safe takes
-  64-bit integers.
+* A fault of clang 22 that no option was found to avoid: the register allocator takes `sll d, s, 0`, the sign extension
+  of 32 bits, for a copy and folds it into the reload of a spilled 64-bit value, so that the extension is lost. It takes
+  more live values than there are registers; random bodies met it once in 2,000, in a 32-bit argument of a helper. A
+  helper that is to be safe takes 64-bit integers.
 
     $4        frame pointer                    $2 $3 $15 $24 $25 $1   free: what a stencil computes with
     $5-$14    state words 1-10                 $16-$23 $28-$31        the caller's
