@@ -61,7 +61,7 @@ def test_many_stencils_do_what_the_bodies_say(seed: int, target: str, tmp_path: 
 
 def test_the_generator_uses_the_whole_contract() -> None:
     """Every kind of operand, every scalar type, every way on: otherwise the tests above prove less than they seem to."""
-    sources = [random_source(seed, BODIES) for seed in SEEDS]
+    sources = [random_source(seed, BODIES) for seed in range(16)]
     text = "\n".join(source.text for source in sources)
     operands = {(o.kind, o.ctype) for source in sources for body in source.bodies for o in body.operands}
     scalars = ("u8", "i8", "u16", "i16", "u32", "i32", "u64", "i64", "f32", "f64")
