@@ -24,7 +24,7 @@ from cnp.assembler import Function, Program, Symbol
 from cnp.errors import LabelError
 from cnp.frame import FrameImage, Needs
 from cnp.host import HostImage, Segment
-from cnp.link import INTERPRETED_FRAME, needs
+from cnp.link import interpreted_frame, needs
 from cnp.result import Activation, Result, read_result
 
 NATIVE_STACK = 4 << 20  #: bytes of native stack that calls may use in the host program
@@ -227,7 +227,7 @@ class ForeignCode:
         below = self.library.header_size + layout.CONTEXT_SIZE
         address = (free + below + 15) & -16
         frame = FrameImage(self.library, size, address, memoryview(bytearray(below + size)))
-        native = max(self.needs.native, INTERPRETED_FRAME if call.interpret else 0)
+        native = max(self.needs.native, interpreted_frame(self.library) if call.interpret else 0)
         deepest = Needs(self.needs.step, self.needs.largest, native).depth_in(size, NATIVE_STACK, call.depth)
         state = layout.pack_state(self.library, call.state)
         frame.set_context(layout.pack_context(self.library, call.fuel))

@@ -73,6 +73,7 @@ class Built:
     state_size: int
     header_size: int
     result: str
+    interpreter_stack: int
 
 
 class Writer:
@@ -144,6 +145,7 @@ def pack(built: Built) -> bytes:
         "state_size": built.state_size,
         "header_size": built.header_size,
         "result": built.result,
+        "interpreter_stack": built.interpreter_stack,
         "imports": [[item.name, item.signature] for item in built.imports],
         "operations": operations,
         "routines": routines,
@@ -205,6 +207,7 @@ class Library:
             self.state = tuple(StateField(*item) for item in head["state"])
             self.state_size = int(head["state_size"])
             self.header_size = int(head["header_size"])
+            self.interpreter_stack = int(head["interpreter_stack"])
             self.result = str(head["result"])
             self.imports = tuple(Import(*item) for item in head["imports"])
             self._rows = {str(row[0]): (index, row) for index, row in enumerate(head["operations"])}
@@ -296,7 +299,7 @@ class Library:
 
     def _check_frames(self) -> None:
         """The state lies within the header of a frame, each word in its place."""
-        bad = self.header_size % 16 or self.header_size < 32 + self.state_size
+        bad = self.header_size % 16 or self.header_size < 32 + self.state_size or self.interpreter_stack < 0
         bad |= any(
             f.size not in (1, 2, 4, 8) or not 0 <= f.offset <= self.state_size - f.size for f in self.state
         )

@@ -17,7 +17,6 @@ from cnp.library import Library
 from cnp.target import Target
 
 NATIVE_FRAME = 64  #: return address, padding and alignment of one nested call beside what its stencil says
-INTERPRETED_FRAME = 2048  #: native stack of one nested call in the interpreter
 FUNCTION_POINTER = type(ctypes.CFUNCTYPE(None)()).__mro__[1]  #: what all ctypes functions are
 
 
@@ -105,6 +104,11 @@ def needs(program: Program) -> Needs:
     step = max((header + base_of(op) for op in callers), default=0)
     native_bytes = max((op.form.near.stack for op in callers), default=0) + NATIVE_FRAME
     return Needs(step, max((f.frame for f in program.functions), default=0), native_bytes)
+
+
+def interpreted_frame(library: Library) -> int:
+    """Native stack of one nested call in the interpreter, in bytes."""
+    return library.interpreter_stack + NATIVE_FRAME
 
 
 def base_of(op: Op) -> int:

@@ -27,7 +27,7 @@ from cnp.assembler import Cell, Function, Label, Program, Symbol
 from cnp.errors import LabelError, LibraryError, OperandError, StateError, TrapError
 from cnp.frame import FrameImage
 from cnp.library import Library
-from cnp.link import INTERPRETED_FRAME, NATIVE_FRAME, Helpers, needs, place
+from cnp.link import NATIVE_FRAME, Helpers, interpreted_frame, needs, place
 from cnp.result import Activation, Result, read_result
 
 DEPTH = 1000  #: calls that may be nested unless a run says otherwise
@@ -359,7 +359,7 @@ class Interpreter:
         position = code.position(code[place].function if isinstance(place, str) else place)
         with alone(frame):
             function = code.function_at(position)
-            area = prepare(code, frame, state or {}, depth, fuel, function, INTERPRETED_FRAME)
+            area = prepare(code, frame, state or {}, depth, fuel, function, interpreted_frame(code.library))
             native.run(self._routine, area.address, self.record(position))
             return finish(code, area)
 
@@ -389,7 +389,7 @@ class Interpreter:
         area.set_context(layout.pack_context(code.library, fuel))
         stack = native_stack()
         for activation in result.activations:
-            area.limit_depth(activation.frame - area.address, stack // INTERPRETED_FRAME)
+            area.limit_depth(activation.frame - area.address, stack // interpreted_frame(code.library))
         for number, activation in enumerate(result.activations):
             native.run(self._routine, activation.frame, self.record(activation.op))
             if area.get_context()["kind"]:

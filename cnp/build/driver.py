@@ -113,8 +113,9 @@ def make(job: Job) -> Made:
                 job, folder, "interpreter", interpreter.interpreter_source(source, helpers.callers)
             ),
         ]
+        interpreted = stack_usage(job, (folder / "interpreter.su").read_text())
     extracted = extract(objects, job.target, arranged.stack, lines_of, helpers.signatures)
-    file = library.pack(hand_over(job, source, extracted, arranged, helpers))
+    file = library.pack(hand_over(job, source, extracted, arranged, helpers, interpreted))
     return Made(file, tuple(objects), extracted)
 
 
@@ -157,16 +158,33 @@ def compile_plain(job: Job, folder: Path, name: str, text: str) -> bytes:
     """C by the host's convention -> object, by way of assembly so that a target may clean it."""
     c_file, assembly = folder / f"{name}.c", folder / f"{name}.s"
     c_file.write_text(text)
-    run_clang(job, [*job.flags, *job.includes(), *job.target.llvm_flags, "-S", c_file, "-o", assembly])
+    flags = [*job.flags, *job.includes(), *job.target.llvm_flags, "-fstack-usage"]
+    run_clang(job, [*flags, "-S", c_file, "-o", assembly])
     cleaned = (job.target.syntax.clean(line) for line in assembly.read_text().splitlines())
     return assemble(job, folder, name, "\n".join(line for line in cleaned if line is not None) + "\n")
+
+
+def stack_usage(job: Job, report: str) -> int:
+    """Native stack of one nested call in the interpreter, in bytes, from clang's report of its functions."""
+    found = re.search(rf"\b{interpreter.STEPS}\t(\d+)\tstatic", report)
+    if found is None:
+        message = (
+            f"the interpreter's native stack has no fixed size on {job.target.name}: a body allocates on it"
+        )
+        raise BuildError(message, op="", line=0, target=job.target.name)
+    return int(found[1])
 
 
 # ---- what goes into the file
 
 
 def hand_over(
-    job: Job, source: Source, extracted: Extracted, arranged: layout.Arranged, helpers: calls.Helpers
+    job: Job,
+    source: Source,
+    extracted: Extracted,
+    arranged: layout.Arranged,
+    helpers: calls.Helpers,
+    interpreter_stack: int,
 ) -> Built:
     """Put operations and their stencils together."""
     by_operation: dict[str, list[Shape]] = {}
@@ -194,6 +212,7 @@ def hand_over(
         size,
         (HEADER_BYTES + size + 15) // 16 * 16,
         source.result,
+        interpreter_stack,
     )
 
 

@@ -16,6 +16,8 @@ from cnp.build.discover import SCALARS, Declaration, Source
 from cnp.build.wrappers import HEADER_BYTES, value_of, variants
 from cnp.stencil import Operand
 
+STEPS = "cnp_steps"  #: the function that calls itself for each nested call
+
 RUN = r"""
 /* What the compiler calls by itself to copy and clear large states. */
 __attribute__((used)) void *memcpy(void *to, const void *from, __SIZE_TYPE__ size) {
