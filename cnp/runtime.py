@@ -76,7 +76,7 @@ def load(path: str | Path, target: str = "host") -> Vocabulary:
     """
     file = Path(path)
     wanted = targets.get(target)
-    if not file.suffix and not file.exists():
+    if not file.suffix and not file.is_file():
         file = installed(str(path), wanted.name)
     elif file.suffix == ".c":
         file = file.with_suffix(f".{wanted.name}.cnp")

@@ -418,3 +418,9 @@ def test_vocabularies_of_other_machines_can_be_encoded(target: str) -> None:
     asm.function("f", frame=8)
     asm.ret(slot(0))
     assert asm.encode(0x1000_0000).symbols == {"f": 0x1000_0000}
+
+
+def test_a_folder_does_not_hide_a_vocabulary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ops").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert "i64_add" in cnp.load("ops").operations
