@@ -108,25 +108,39 @@ class Program:
     labels: list[Label] = field(default_factory=list)
     roots: tuple[str, ...] = ("cnp_enter",)
 
+    def function_at(self, position: int) -> Function:
+        """The function that an operation belongs to."""
+        return self.functions[bisect_right(self.functions, position, key=lambda f: f.position or 0) - 1]
+
+    def entries(self) -> frozenset[int]:
+        """Positions at which a run may begin: functions, and labels that were bound as entries."""
+        places = [*self.functions, *(label for label in self.labels if label.entry)]
+        return frozenset(place.position for place in places if place.position is not None)
+
+    def no_entry(self, position: int) -> LabelError:
+        """The error for a run that would begin elsewhere."""
+        name = self.ops[position].operation.name
+        message = f"op {position} {name} is no entry: bind its label with entry=True"
+        return LabelError(message, label=str(position))
+
     def check(self) -> None:
         """Raise LabelError for labels that are used and unbound, for jumps that leave their function for one with a
         larger frame, for functions that have no operations or run off their end."""
-        starts = [function.position or 0 for function in self.functions]
         for index, op in enumerate(self.ops):
             for declared, value in zip(op.operation.operands, op.values, strict=True):
                 if isinstance(value, (Label, Table)):
                     jumps = declared.kind in ("label", "table") and not op.operation.calls
                     for label in value.labels if isinstance(value, Table) else (value,):
-                        self._check_label(index, label, starts if jumps else [])
+                        self._check_label(index, label, jumps)
         self._check_functions()
 
-    def _check_label(self, index: int, label: Label, starts: list[int]) -> None:
-        """starts: where functions begin, if the operation jumps there."""
+    def _check_label(self, index: int, label: Label, jumps: bool) -> None:
+        """jumps: the operation goes there itself, and takes its frame along."""
         name = f"op {index} ({self.ops[index].operation.name}) goes to label {label.name!r}"
         if label.position is None or not 0 <= label.position < len(self.ops):
             raise LabelError(f"{name}, which is bound to no operation", label=label.name, index=index)
-        if starts:
-            here, there = (self.functions[bisect_right(starts, at) - 1] for at in (index, label.position))
+        if jumps:
+            here, there = self.function_at(index), self.function_at(label.position)
             if there.frame > here.frame:
                 message = (
                     f"{name} in function {there.name!r}, whose frame is larger than that of {here.name!r}"

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 
 from cnp import frame as layout
 from cnp import host, interpret, patch
-from cnp.assembler import Function, Program, Symbol
+from cnp.assembler import Program, Symbol
 from cnp.errors import LabelError
 from cnp.frame import FrameImage, Needs
 from cnp.host import HostImage, Segment
@@ -116,7 +116,7 @@ class ForeignCode:
         for call in calls:
             frame = self.frame(call, end)
             frames.append(frame)
-            end = (frame.address + frame.size + 63) & -64
+            end = align(frame.address + frame.size)
         jobs = [
             Job(f.address, self.position(c.place), c.interpret) for c, f in zip(calls, frames, strict=True)
         ]
@@ -174,16 +174,10 @@ class ForeignCode:
 
     def check_entries(self, activations: Sequence[Activation]) -> None:
         """LabelError if one of these stands at an operation where generated code may not be entered."""
-        entries = {f.position for f in self.program.functions} | {
-            x.position for x in self.program.labels if x.entry
-        }
+        entries = self.program.entries()
         for activation in activations:
             if activation.op not in entries:
-                name = self.program.ops[activation.op].operation.name
-                raise LabelError(
-                    f"op {activation.op} {name} is no entry: bind its label with entry=True",
-                    label=str(activation.op),
-                )
+                raise self.program.no_entry(activation.op)
 
     def start(
         self,
@@ -222,7 +216,7 @@ class ForeignCode:
 
     def frame(self, call: Call, free: int) -> FrameImage:
         """Context, header and slots of one call, in the first free memory."""
-        function = self.function(call.place)
+        function = self.program.function_at(self.position(call.place))
         size = call.frame_bytes or max(self.needs.frame_bytes(function.frame, call.depth), len(call.slots))
         below = self.library.header_size + layout.CONTEXT_SIZE
         address = (free + below + 15) & -16
@@ -234,11 +228,6 @@ class ForeignCode:
         frame.set_header(layout.pack_header(self.library, state, deepest, frame.context))
         frame.write(0, call.slots)
         return frame
-
-    def function(self, place: str | int) -> Function:
-        """The function that a place belongs to."""
-        position = self.position(place)
-        return [f for f in self.program.functions if f.position is not None and f.position <= position][-1]
 
     def position(self, place: str | int) -> int:
         if isinstance(place, int):

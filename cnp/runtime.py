@@ -164,6 +164,7 @@ class Code:
         self.image = self._block.image
         self.symbols = self.image.symbols
         self.needs = needs(program)
+        self._entries = program.entries()
         self._interpreter: Interpreter | None = None
 
     def __getitem__(self, name: str) -> Entry:
@@ -200,10 +201,6 @@ class Code:
             )
         return position
 
-    def function_at(self, position: int) -> Function:
-        """The function that an operation belongs to."""
-        return [f for f in self.program.functions if f.position is not None and f.position <= position][-1]
-
     def op_at(self, address: int) -> int | None:
         """The operation whose code holds an address."""
         return self.image.op_at(address)
@@ -217,23 +214,14 @@ class Code:
         fuel: int | None = None,
     ) -> Result:
         """Run from a function, or from an operation that was bound as an entry."""
-        function = self._entry(self.position(place))
+        position = self.position(place)
+        if position not in self._entries:
+            raise self.program.no_entry(position)
+        function = self.program.function_at(position)
         with alone(frame):
             area = prepare(self, frame, state or {}, depth, fuel, function, NATIVE_FRAME)
             native.run(self.image.enter, area.address, self.address(place))
             return finish(self, area)
-
-    def _entry(self, position: int) -> Function:
-        """The function that an entry belongs to; LabelError if nobody said that it is one."""
-        entries = {f.position for f in self.program.functions} | {
-            x.position for x in self.program.labels if x.entry
-        }
-        if position not in entries:
-            name = self.program.ops[position].operation.name
-            raise LabelError(
-                f"op {position} {name} is no entry: bind its label with entry=True", label=str(position)
-            )
-        return self.function_at(position)
 
     @property
     def interpreter(self) -> Interpreter:
@@ -358,7 +346,7 @@ class Interpreter:
         code = self.code
         position = code.position(code[place].function if isinstance(place, str) else place)
         with alone(frame):
-            function = code.function_at(position)
+            function = code.program.function_at(position)
             area = prepare(code, frame, state or {}, depth, fuel, function, interpreted_frame(code.library))
             native.run(self._routine, area.address, self.record(position))
             return finish(code, area)
