@@ -7,7 +7,7 @@ P the place.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum
 
 from cnp.errors import RangeError
@@ -161,15 +161,16 @@ class Target:
     relocations: ELF type -> pieces. pairs: rewrites records so that each one stands alone.
     jump_size: bytes of the jump at the end of a stencil. veneer: jumps anywhere; its holes are filled with the
     address (What.OPERAND 0). island: code bytes between two islands of veneers, 0 when no jump is ever too short.
-    coherent: instruction fetch sees every store, nothing has to be flushed. folds: small immediates also come as addresses, which fold into
-    instructions. trap: fills unused code memory. probe: two functions `int f(void)` with their results, to test the memory with. slot_align: alignment of slot offsets in bytes that the short forms ask for.
+    coherent: instruction fetch sees every store, nothing has to be flushed. wide: slots also come in a long form, beside
+    the short one for offsets within short_slots. folds: small immediates also come as addresses, which fold into
+    instructions. trap: fills unused code memory. probe: two functions `int f(void)` with their results, to test the
+    memory with. lld: options that its linker needs. code_align: of instructions, in bytes. machine: the ELF number.
     """
 
     name: str
     aliases: tuple[str, ...]
     triple: str
     machine: int
-    flags: int
     byteorder: str
     cflags: tuple[str, ...]
     ints: int
@@ -197,4 +198,3 @@ class Target:
     coherent: bool = False
     pairs: Callable[[list[Record]], list[Record]] = lambda records: records
     capstone: tuple[str, tuple[str, ...]] = ("", ())
-    ignored_sections: tuple[str, ...] = field(default_factory=tuple)

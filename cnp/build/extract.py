@@ -12,6 +12,7 @@ from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from elftools.elf.elffile import ELFFile
+from elftools.elf.enums import ENUM_E_MACHINE
 from elftools.elf.relocation import RelocationSection
 from elftools.elf.sections import Section, SymbolTableSection
 
@@ -99,7 +100,7 @@ class Reader:
         self.constants: dict[tuple[str, int], int] = {}
 
     def read(self) -> None:
-        if self.elf["e_machine"] != self.elf_machine():
+        if ENUM_E_MACHINE.get(self.elf["e_machine"]) != self.target.machine:
             raise self.site("object").refuse(f"it is for machine {self.elf['e_machine']}")
         records = self.records()
         parts: dict[str, dict[str, Block]] = {}
@@ -122,10 +123,6 @@ class Reader:
 
     def site(self, section: str) -> Site:
         return Site(self.target, section, self.lines)
-
-    def elf_machine(self) -> str | int:
-        names = {8: "EM_MIPS", 21: "EM_PPC64", 62: "EM_X86_64", 183: "EM_AARCH64", 243: "EM_RISCV"}
-        return names.get(self.target.machine, self.target.machine)
 
     def is_code(self, section: Section) -> bool:
         return bool(STENCIL_SECTION.fullmatch(section.name)) or section.name.startswith(".text")

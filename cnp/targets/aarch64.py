@@ -170,7 +170,6 @@ TARGET = Target(
     aliases=("arm64", "armv8"),
     triple="aarch64-unknown-linux-gnu",
     machine=183,
-    flags=0,
     byteorder="little",
     cflags=(
         "-march=armv8-a",

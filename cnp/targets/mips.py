@@ -184,7 +184,6 @@ def make(byteorder: str) -> Target:
         aliases=(f"{name}r2", f"mips64r2{ending}", f"{name}-unknown-linux-gnuabi64"),
         triple=f"{name}-unknown-linux-gnuabi64",
         machine=8,
-        flags=0x8000_0000,  # EF_MIPS_ARCH_64R2
         byteorder=byteorder,
         cflags=(
             "-march=mips64r2", "-mabi=64", "-mno-abicalls", "-fno-pic", "-G0", "-mlong-calls", "-mnan=legacy",

@@ -231,7 +231,6 @@ TARGET = Target(
     aliases=("ppc64el", "powerpc64le", "powerpc64el"),
     triple="powerpc64le-unknown-linux-gnu",
     machine=21,
-    flags=2,
     byteorder="little",
     cflags=("-mcpu=pwr8", "-fno-pic", "-mcmodel=medium"),
     llvm_flags=("-mllvm", "-ppc-reg-with-percent-prefix"),

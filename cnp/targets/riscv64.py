@@ -191,7 +191,6 @@ TARGET = Target(
     aliases=("riscv", "riscv64gc", "rv64", "rv64gc"),
     triple="riscv64-unknown-linux-gnu",
     machine=243,
-    flags=0x5,  # EF_RISCV_RVC | EF_RISCV_FLOAT_ABI_DOUBLE
     byteorder="little",
     cflags=("-march=rv64gc", "-mabi=lp64d", "-mcmodel=medany", "-mno-relax", "-fno-pic"),
     ints=10,

@@ -97,7 +97,6 @@ TARGET = Target(
     aliases=("x86-64", "amd64", "x64"),
     triple="x86_64-unknown-linux-gnu",
     machine=62,
-    flags=0,
     byteorder="little",
     cflags=("-march=x86-64-v2", "-mno-red-zone", "-fno-pic", "-mcmodel=small"),
     ints=10,
