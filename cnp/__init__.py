@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cnp.assembler import Cell, Function, Label, Slot, Symbol, Table, slot
+from cnp.compose import Cost
 from cnp.errors import (
     BuildError,
     CnpError,
@@ -18,6 +18,7 @@ from cnp.errors import (
     TrapError,
 )
 from cnp.library import Library
+from cnp.operands import Cell, Function, Label, Register, Slot, Symbol, Table, f, r, slot
 from cnp.result import Activation, Result
 from cnp.runtime import Assembler, Code, Entry, Frame, Vocabulary, address, load
 
@@ -30,6 +31,7 @@ __all__ = [
     "Cell",
     "CnpError",
     "Code",
+    "Cost",
     "Entry",
     "Frame",
     "Function",
@@ -41,6 +43,7 @@ __all__ = [
     "MemoryFault",
     "OperandError",
     "RangeError",
+    "Register",
     "Result",
     "Slot",
     "StateError",
@@ -52,6 +55,8 @@ __all__ = [
     "Vocabulary",
     "__version__",
     "address",
+    "f",
     "load",
+    "r",
     "slot",
 ]

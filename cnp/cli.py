@@ -1,4 +1,4 @@
-"""The command line: run, build, export, list, dump, doctor. What a command needs is imported when it runs.
+"""The command line: run, build, export, list, dump, doctor, bench. What a command needs is imported when it runs.
 
 Exit status: 0 fine, 1 an error that was told on stderr, 2 wrong usage, 130 interrupted.
 """
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 import click
 
 from cnp import __version__
+from cnp.bench.command import bench
 from cnp.errors import CnpError, LibraryError
 from cnp.targets import TARGETS
 
@@ -193,3 +194,6 @@ def doctor() -> None:
             click.echo(f"{'':19} -> {check.advice}")
         broken |= check.state == checks.BROKEN
     click.get_current_context().exit(int(broken))
+
+
+cli.add_command(bench)

@@ -38,7 +38,7 @@ class Call:
     """One run. place: a function's name or an operation's position. slots: contents of the first slots.
 
     state, depth, fuel: as in `Entry.run`. frame_bytes: slots in all (default: what the program needs).
-    interpret: by the interpreter of the same bodies.
+    interpret: by the interpreter of the same bodies, threaded: by the one that is.
     """
 
     place: str | int
@@ -48,6 +48,7 @@ class Call:
     fuel: int | None = None
     frame_bytes: int | None = None
     interpret: bool = False
+    threaded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +67,12 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A call of the host program: which frame goes on at which operation, in generated code or in the interpreter."""
+    """A call of the host program: which frame goes on at which operation, in generated code or in an interpreter."""
 
     frame: int
     position: int
     interpret: bool
+    threaded: bool = False
 
 
 class ForeignCode:
@@ -98,6 +100,7 @@ class ForeignCode:
             self.records_at,
             self.image.cell_places.__getitem__,
             {name: self.symbols[name] for name in used},
+            self.interpreter.routines,
         )
         self.needs: Needs = needs(program)
         self.frames_at = align(self.records_at + len(self.records) + 64)
@@ -118,7 +121,8 @@ class ForeignCode:
             frames.append(frame)
             end = align(frame.address + frame.size)
         jobs = [
-            Job(f.address, self.position(c.place), c.interpret) for c, f in zip(calls, frames, strict=True)
+            Job(f.address, self.position(c.place), c.interpret, c.threaded)
+            for c, f in zip(calls, frames, strict=True)
         ]
         report = self.start(jobs, frames, memory, self.image.data, stdin, timeout)
         return self.outcome(
@@ -133,12 +137,14 @@ class ForeignCode:
         fuel: int | None = None,
         stdin: bytes = b"",
         timeout: float | None = 60.0,
+        threaded: bool = False,
     ) -> Outcome:
         """Go on with every run that exited, until its outermost function returns or it leaves again.
 
         As `Interpreter.resume`, for all of them at once: each start of the emulator continues one activation of every
         run. memory: contents of the extra areas, if they are to be others than those that the runs left. compiled: the
         innermost activation goes on in generated code, at an operation that is bound as an entry. fuel: as for `run`.
+        threaded: the interpreter that all others go on in is the threaded one.
         """
         memory, data = outcome.memory if memory is None else memory, outcome.data
         results, chains = (
@@ -155,7 +161,7 @@ class ForeignCode:
             entered = [chains[number].pop(0) for number in going]
             if first and compiled:
                 self.check_entries(entered)
-            jobs = [Job(a.frame, a.op, not (first and compiled)) for a in entered]
+            jobs = [Job(a.frame, a.op, not (first and compiled), threaded) for a in entered]
             report = self.start(
                 jobs, [results[number].frame for number in going], memory, data, stdin, timeout
             )
@@ -221,7 +227,8 @@ class ForeignCode:
         below = self.library.header_size + layout.CONTEXT_SIZE
         address = (free + below + 15) & -16
         frame = FrameImage(self.library, size, address, memoryview(bytearray(below + size)))
-        native = max(self.needs.native, interpreted_frame(self.library) if call.interpret else 0)
+        interpreted = call.interpret or call.threaded
+        native = max(self.needs.native, interpreted_frame(self.library) if interpreted else 0)
         deepest = Needs(self.needs.step, self.needs.largest, native).depth_in(size, NATIVE_STACK, call.depth)
         state = layout.pack_state(self.library, call.state)
         frame.set_context(layout.pack_context(self.library, call.fuel))
@@ -246,14 +253,15 @@ class ForeignCode:
         ]
 
     def calls(self, jobs: Sequence[Job]) -> list[host.Call]:
-        """The jobs as calls of `cnp_enter` and `cnp_interpret`."""
-        interpret_at = self.interpreter.routines["cnp_interpret"]
-        return [
-            host.Call(interpret_at, (job.frame, self.records_at + interpret.RECORD_SIZE * job.position))
-            if job.interpret
-            else host.Call(self.image.enter, (job.frame, self.image.base + self.image.offsets[job.position]))
-            for job in jobs
-        ]
+        """The jobs as calls of `cnp_enter` and of the interpreters."""
+        return [self.interpreted(job) if job.interpret else self.entered(job) for job in jobs]
+
+    def entered(self, job: Job) -> host.Call:
+        return host.Call(self.image.enter, (job.frame, self.image.base + self.image.offsets[job.position]))
+
+    def interpreted(self, job: Job) -> host.Call:
+        routine = interpret.routine(self.library, self.interpreter.routines, job.threaded)
+        return host.Call(routine, (job.frame, self.records_at + interpret.RECORD_SIZE * job.position))
 
     def after(self, report: host.Report, frames: Sequence[FrameImage]) -> list[FrameImage]:
         """The frames of a start as it left them."""

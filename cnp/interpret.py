@@ -1,21 +1,46 @@
-"""The interpreter of the same bodies: a program as records, and the routine that runs them.
+"""The interpreters of the same bodies: a program as records, and the routines that run them.
 
-The stencil file carries `cnp_interpret`, compiled from the bodies that made the stencils (the record is drawn in
-cnp/build/interpreter.py). It shares frames and contexts with generated code: what one leaves, the other continues.
+The stencil file carries `cnp_interpret` and, where the machine has indirect tail calls, `cnp_interpret_threaded`, both
+compiled from the bodies that made the stencils (the record is drawn in cnp/build/interpreter.py). They share frames and
+contexts with generated code: what one leaves, another continues. One array of records serves both.
 """
 
 from __future__ import annotations
 
+import itertools
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
-from cnp.assembler import Cell, Label, Op, Program, Slot, Symbol, Table, Value
 from cnp.errors import StateError, SymbolError
+from cnp.library import Library
+from cnp.operands import Cell, Label, Register, Slot, Symbol, Table, Value
+from cnp.program import Op, Program
+from cnp.stencil import Operand
 
-RECORD_SIZE = 56
+RECORD_SIZE = 64
 MOST_OPERANDS = 6
 NOWHERE = 8  #: an address in the page that is never mapped
-PURE_INPUT = "in/imm"
+
+SWITCH, THREADED = "cnp_interpret", "cnp_interpret_threaded"
+FIRST_CASES, THREADS, PLACES = "cnp.cases", "cnp.threads", "cnp.threads.at"
+
+IDLE = 0  #: the case that does nothing
+WORD, VALUE = "word", "value"
+#: How each operand is given: WORD, VALUE, or exactly this number; "" where there is no choice.
+Way = tuple[str | int, ...]
+
+
+def ways(operands: Sequence[Operand], numbers: Mapping[int, Sequence[int]]) -> list[Way]:
+    """The ways to give the operands of an operation that have a case each. numbers: position of an operand -> the only
+    values it may have."""
+    return list(
+        itertools.product(
+            *(
+                numbers.get(position) or ((WORD, VALUE) if operand.kind == "in/imm" else ("",))
+                for position, operand in enumerate(operands)
+            )
+        )
+    )
 
 
 def reachable_imports(given: Callable[[str], int | None]) -> Callable[[str], int]:
@@ -25,8 +50,24 @@ def reachable_imports(given: Callable[[str], int | None]) -> Callable[[str], int
 
 
 def interpreter_program(program: Program) -> Program:
-    """An empty program whose image is the interpreter."""
-    return Program(program.library, roots=("cnp_interpret",))
+    """An empty program whose image is the interpreters."""
+    library = program.library
+    return Program(library, roots=(SWITCH, THREADED, THREADS) if has_threads(library) else (SWITCH,))
+
+
+def has_threads(library: Library) -> bool:
+    """Whether a vocabulary has the threaded interpreter on its target."""
+    return THREADED in library.routine_names
+
+
+def routine(library: Library, routines: Mapping[str, int], threaded: bool) -> int:
+    """Address of one of the two interpreters. StateError where the threaded one does not exist."""
+    if threaded and not has_threads(library):
+        message = (
+            f"there is no threaded interpreter for {library.target.name}, which has no indirect tail calls"
+        )
+        raise StateError(message, state="threaded")
+    return routines[THREADED if threaded else SWITCH]
 
 
 def records_size(program: Program) -> int:
@@ -39,8 +80,15 @@ def tables(program: Program) -> list[Table]:
     return list(dict.fromkeys(value for op in program.ops for value in op.values if isinstance(value, Table)))
 
 
-def records(program: Program, base: int, cell: Callable[[Cell], int], symbols: Mapping[str, int]) -> bytes:
-    """The program as records for the address `base`. cell: address of a cell; symbols: addresses of helpers.
+def records(
+    program: Program,
+    base: int,
+    cell: Callable[[Cell], int],
+    symbols: Mapping[str, int],
+    routines: Mapping[str, int] | None = None,
+) -> bytes:
+    """The program as records for the address `base`. cell: address of a cell; symbols: addresses of helpers; routines:
+    those of the interpreters' image, which the threaded one needs to be known here.
 
     StateError: the program calls generated code of others, which has no records.
     """
@@ -55,7 +103,9 @@ def records(program: Program, base: int, cell: Callable[[Cell], int], symbols: M
         if isinstance(value, int):
             return value & (1 << 64) - 1
         if isinstance(value, Slot):
-            return value.offset
+            return value.offset & (1 << 64) - 1
+        if isinstance(value, Register):
+            return program.library.home(value) & (1 << 64) - 1
         if isinstance(value, Label):
             assert value.position is not None  # Program.check saw to it
             return base + RECORD_SIZE * value.position
@@ -70,20 +120,71 @@ def records(program: Program, base: int, cell: Callable[[Cell], int], symbols: M
             raise SymbolError(f"no address for {value.name}", symbols=[value.name])
         return symbols[value.name]
 
-    mark = "<" if program.library.target.byteorder == "little" else ">"
-    packed = struct.Struct(f"{mark}HHI{MOST_OPERANDS}Q")
+    cases = Cases(program.library, (routines or {}).get(THREADS, 0))
+    packed = struct.Struct(f"{cases.mark}QII{MOST_OPERANDS}Q")
     parts = [
         packed.pack(
-            op.operation.index,
-            immediates(op),
+            *cases.of(op),
             position,
-            *map(number, op.values),
-            *[0] * (MOST_OPERANDS - len(op.values)),
+            *map(number, op.interpreted),
+            *[0] * (MOST_OPERANDS - len(op.interpreted)),
         )
         for position, op in enumerate(program.ops)
     ]
-    parts += [struct.pack(f"{mark}{len(t.labels)}Q", *map(number, t.labels)) for t in places]
+    parts += [struct.pack(f"{cases.mark}{len(t.labels)}Q", *map(number, t.labels)) for t in places]
     return b"".join(parts)
+
+
+class Cases:
+    """The cases of a vocabulary's interpreters. threads: address of the threaded ones; 0: they are not needed."""
+
+    def __init__(self, library: Library, threads: int) -> None:
+        self.mark = "<" if library.target.byteorder == "little" else ">"
+        self._threads = threads
+        self._first = self._words(library, FIRST_CASES)
+        self._places = self._words(library, PLACES) if threads else ()
+
+    def _words(self, library: Library, name: str) -> tuple[int, ...]:
+        code = library.routine(name).code
+        return struct.unpack(f"{self.mark}{len(code) // 4}I", code)
+
+    def of(self, op: Op) -> tuple[int, int]:
+        """(address of its threaded case, number of its case) of an operation with its operands."""
+        number = IDLE if is_idle(op) else self._first[op.operation.index] + self._choice(op)
+        return (self._threads + self._places[number] if self._threads else 0), number
+
+    def _choice(self, op: Op) -> int:
+        return ways(op.operation.operands, exact_numbers(op)).index(way(op))
+
+
+def is_idle(op: Op) -> bool:
+    """Whether this is a move of a composition, which in an interpreter moves a word to itself: not even that is done, for
+    the word may be of another type than the move."""
+    return op.meant is not None and len(op.meant) == 2 and op.meant[0] == op.meant[1]
+
+
+def way(op: Op) -> Way:
+    """How the operands of an operation are given."""
+    exact = exact_numbers(op)
+
+    def how(position: int, kind: str, value: Value) -> str | int:
+        if position in exact and isinstance(value, int):
+            return value
+        return "" if kind != "in/imm" else WORD if isinstance(value, (Slot, Register)) else VALUE
+
+    pairs = zip(op.operation.operands, op.interpreted, strict=True)
+    return tuple(how(position, declared.kind, value) for position, (declared, value) in enumerate(pairs))
+
+
+def exact_numbers(op: Op) -> dict[int, list[int]]:
+    """Operands that may only be certain numbers, by position: each number has forms of its own."""
+    found = {}
+    for position, declared in enumerate(op.operation.operands):
+        if declared.kind == "imm":
+            accepts = [form.accepts[position] for form in op.operation.forms]
+            if all(accept.low == accept.high for accept in accepts):
+                found[position] = sorted({accept.low for accept in accepts})
+    return found
 
 
 def check_calls(program: Program) -> None:
@@ -93,12 +194,3 @@ def check_calls(program: Program) -> None:
             if declared.kind == "func" and isinstance(value, Symbol):
                 message = f"op {position} ({op.operation.name}) calls {value.name}: only generated code can be entered there"
                 raise StateError(message, state="import")
-
-
-def immediates(op: Op) -> int:
-    """Bit i: operand i of a pure operation is a value, not a slot."""
-    return sum(
-        1 << number
-        for number, (declared, value) in enumerate(zip(op.operation.operands, op.values, strict=True))
-        if declared.kind == PURE_INPUT and not isinstance(value, Slot)
-    )

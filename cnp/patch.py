@@ -9,9 +9,10 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from cnp.assembler import Cell, Label, Program, Slot, Table, Value
-from cnp.errors import RangeError, SymbolError
+from cnp.errors import OperandError, RangeError, SymbolError
+from cnp.operands import Cell, Label, Register, Slot, Table, Value
 from cnp.plan import BASE_ALIGN, Piece, Plan
+from cnp.program import Program
 from cnp.stencil import Hole, What
 from cnp.target import Field, checked
 
@@ -166,11 +167,13 @@ class Patcher:
         return piece.op
 
     def operand(self, value: Value) -> int:
-        """An operand as a number: itself, a slot's offset, an address."""
+        """An operand as a number: itself, a slot's offset, a register's machine number, an address."""
         if isinstance(value, int):
             return value
         if isinstance(value, Slot):
             return value.offset
+        if isinstance(value, Register):
+            return self.register(value)
         if isinstance(value, Label):
             return self.plan.hot[value.position or 0].address  # Program.check has seen that it is bound
         if isinstance(value, Cell):
@@ -178,6 +181,14 @@ class Patcher:
         if isinstance(value, Table):
             return self.plan.tables[value]
         return self.plan.symbols[value.name]
+
+    def register(self, register: Register) -> int:
+        """The machine's number of a register; the assembler has put the slot at its home where there is none."""
+        number = self.library.number(register)
+        if number is None:
+            message = f"{register} is no register of {self.target.name}: take the slot at its home"
+            raise OperandError(message, op="", operand="", value=register, allowed="")
+        return number
 
     def refuse(self, piece: Piece, hole: Hole, fld: Field, value: int) -> None:
         """Raise the range error with all that is known."""

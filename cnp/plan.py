@@ -14,14 +14,17 @@ Where jumps stay within a region of memory, a chunk does too.
 
 Lengths depend on reach and reach depends on lengths: the layout starts with the short variants and without veneers,
 and gives an operation its far variant, or a jump a veneer, wherever a hole is out of range, until nothing changes.
-Each round only adds. After two rounds, what misses takes along what nearly does, by a margin that doubles each time: the
-number of rounds is about the logarithm of the longest reach, and the whole is bounded by the length of the program.
+Each round only adds and looks only at what may still miss, so that nothing is long that could be short. A chain of jumps
+each of which just reaches until the next one grows would take a round for each: after some rounds, what misses takes
+along what nearly does, by a margin that doubles each time, and the number of rounds stays below that of the bits of an
+address.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from cnp.assembler import Cell, Label, Op, Program, Symbol, Table, Value
 from cnp.stencil import Block, Form, Hole, Leave, What
@@ -29,7 +32,8 @@ from cnp.target import REGION_SIZE, Field, Formula, Target
 
 STUBS = {Leave.EXIT: "cnp.stub.exit", Leave.TRAP: "cnp.stub.trap", Leave.UNWIND: "cnp.stub.unwind"}
 BASE_ALIGN = 16  #: what a base address must be a multiple of, in bytes
-EXACT_ROUNDS = 2  #: rounds of the layout without a margin
+EXACT_ROUNDS = 16  #: rounds of the layout without a margin
+OUTSIDE = (What.TARGET, What.IMPORT)  #: holes whose goal may lie outside of the image
 
 
 @dataclass(eq=False, slots=True)
@@ -67,23 +71,43 @@ class Chunk:
 
     def pieces(self) -> Iterator[Piece]:
         """All pieces in the order of their addresses."""
+        yield from self.own()
+        yield from self.veneers.values()
+
+    def own(self) -> Iterator[Piece]:
+        """All but the veneers."""
         yield from self.hot
         yield from self.cold
         yield from self.stubs
-        yield from self.veneers.values()
 
 
 Jump = tuple[int, Hole, Field]  #: a hole that a veneer could help: its number in the block
 
 
+class Exit(NamedTuple):
+    """A jump that may miss its goal. number: of its hole in the block of its piece."""
+
+    piece: Piece
+    number: int
+    hole: Hole
+    field: Field
+    goal: Goal
+
+    def misses(self, margin: int) -> bool:
+        """Whether it reaches by less than `margin` bytes, or not at all."""
+        piece, _, hole, fld, goal = self
+        s = goal if isinstance(goal, int) else goal.address
+        value = fld.value(s, hole.addend, piece.address + hole.place)
+        return value < fld.low + margin or value > fld.high - margin
+
+
 @dataclass(slots=True)
 class Facts:
     """What some blocks ask of an image, whatever their operands are. size: bytes at most, alignment included;
-    veneers: how many they could need; reach: bytes that the shortest of their jumps spans either way."""
+    veneers: how many they could need."""
 
     size: int = 0
     veneers: int = 0
-    reach: int = 1 << 64
     leaves: dict[Leave, None] = field(default_factory=dict)
     routines: dict[int, None] = field(default_factory=dict)
     constants: dict[int, None] = field(default_factory=dict)
@@ -95,7 +119,8 @@ class Plan:
     """The layout of one image: `Plan(program)` knows what belongs to it, `settle(base, imports)` where it lies.
 
     hot[i]: piece of operation i. constants, literals, tables: address of each. cells: number of each.
-    bound: bytes of code at most, wherever the image lies. end: bytes of code, once settled.
+    bound: bytes of code at most, wherever the image lies. end: bytes of code, once settled; rounds: how often the
+    layout was made again for that.
     """
 
     def __init__(self, program: Program) -> None:
@@ -112,9 +137,10 @@ class Plan:
         self.imports: dict[str, None] = {}
         self.symbols: Mapping[str, int] = {}
         self.far: set[int] = set()
-        self.base = self.end = 0
+        self.base = self.end = self.rounds = 0
         self._facts: dict[int, Facts] = {}
         self._jumps: dict[int, tuple[Jump, ...]] = {}
+        self._doubtful: dict[int, tuple[Jump, ...]] = {}
         self._stubs = {leave: self.library.routine(name) for leave, name in STUBS.items()}
         self._regions = any(fld.formula is Formula.REGION for fld in self.target.fields.values())
         self.chunks = self._collect()
@@ -216,9 +242,7 @@ class Plan:
             for hole in block.holes:
                 if hole.what in kinds:
                     kinds[hole.what][Leave(hole.index) if hole.what is What.LEAVE else hole.index] = None
-            for _, _, fld in self._jumps_of(block):
-                facts.veneers += 1
-                facts.reach = min(facts.reach, fld.high, -fld.low)
+            facts.veneers += len(self._jumps_of(block))
         return facts
 
     def _jumps_of(self, block: Block) -> tuple[Jump, ...]:
@@ -244,13 +268,16 @@ class Plan:
         """Find the layout for a base address: from here on addresses are final. symbols: addresses of `imports`."""
         self.base, self.symbols = base, symbols
         self._place()
-        reach = min((facts.reach for facts in self._facts.values()), default=1 << 64)
-        if not self.imports and not self._regions and self.end < reach:
-            return
-        rounds = 0
-        while self._extend(8 << rounds if rounds >= EXACT_ROUNDS else 0):
+        exits = self._exits(piece for chunk in self.chunks for piece in chunk.own())
+        while found := [exit for exit in exits if exit.misses(0)]:
+            if self.rounds >= EXACT_ROUNDS:
+                found = [exit for exit in exits if exit.misses(1 << self.rounds - EXACT_ROUNDS)]
+            left = self._lengthen(found, exits)
+            if left is None:
+                break  # neither a far variant nor a veneer helps: the final check tells
+            exits = left
+            self.rounds += 1
             self._place()
-            rounds += 1
 
     def _place(self) -> None:
         """Give every piece its address under the present choice of variants and veneers."""
@@ -283,52 +310,76 @@ class Plan:
 
     # ---- what does not reach
 
-    def _extend(self, margin: int) -> bool:
-        """If something does not reach, lengthen it and all that reaches by less than `margin` bytes; whether anything
-        that does not reach was lengthened."""
-        found: list[tuple[Piece, Block, int, Hole, Goal]] = []
-        missing: set[int] = set()
-        for chunk in self.chunks:
-            for piece in (*chunk.hot, *chunk.cold, *chunk.stubs):
-                for number, hole, fld in self._jumps_of(piece.block):
-                    if hole.offset >= piece.keep or (piece.detours and number in piece.detours):
-                        continue
+    def _exits(self, pieces: Iterable[Piece]) -> list[Exit]:
+        """The jumps of some pieces that may miss."""
+        found: list[Exit] = []
+        for piece in pieces:
+            for number, hole, fld in self._doubtful_of(piece.block):
+                if hole.offset < piece.keep:
                     goal = self.goal(piece, hole)
-                    s = goal if isinstance(goal, int) else goal.address
-                    value = fld.value(s, hole.addend, piece.address + hole.place)
-                    if not fld.low + margin <= value <= fld.high - margin:
-                        if not fld.low <= value <= fld.high:
-                            missing.add(len(found))
-                        found.append((piece, piece.block, number, hole, goal))
-        changed = False
-        for index, (piece, block, number, hole, goal) in enumerate(found if missing else ()):
-            if piece.block is block:  # not yet replaced by its far variant, which the next round looks at
-                changed |= self._lengthen(piece, number, hole, goal) and index in missing
-            else:
-                changed |= index in missing
-        return changed
+                    if isinstance(goal, int) or not self._spans(fld):
+                        found.append(Exit(piece, number, hole, fld, goal))
+        return found
 
-    def _lengthen(self, piece: Piece, number: int, hole: Hole, goal: Goal) -> bool:
-        """Take the far variant of an operation, or a veneer. False where neither helps: the final check tells."""
+    def _doubtful_of(self, block: Block) -> tuple[Jump, ...]:
+        """The jumps of a block but those that reach all of the image and do not leave it."""
+        known = self._doubtful.get(id(block))
+        if known is None:
+            jumps = self._jumps_of(block)
+            found = [jump for jump in jumps if jump[1].what in OUTSIDE or not self._spans(jump[2])]
+            known = self._doubtful[id(block)] = tuple(found)
+        return known
+
+    def _spans(self, fld: Field) -> bool:
+        """Whether a field reaches from any place of the image to any other."""
+        return fld.formula is Formula.RELATIVE and min(fld.high, -fld.low) >= self.bound
+
+    def _lengthen(self, found: list[Exit], exits: list[Exit]) -> list[Exit] | None:
+        """Give what was found among the exits far variants, or veneers where they have them already. The exits that may
+        miss then; None where nothing could be lengthened."""
+        far: dict[int, tuple[Piece, ...]] = {}
+        detoured: set[tuple[Piece, int]] = set()
+        for exit in found:
+            piece = exit.piece
+            if not (piece.siblings and piece.op in far):
+                if self._take_far(piece):
+                    far[piece.op] = piece.siblings
+                elif self._take_veneer(exit):
+                    detoured.add((piece, exit.number))
+        if not far and not detoured:
+            return None
+        left = [
+            exit
+            for exit in exits
+            if not ((exit.piece.op in far and exit.piece.siblings) or (exit.piece, exit.number) in detoured)
+        ]
+        return left + self._exits(piece for pieces in far.values() for piece in pieces)
+
+    def _take_far(self, piece: Piece) -> bool:
+        """The far variant of an operation, if it has one that is not taken yet."""
         form = self.program.ops[piece.op].form if piece.siblings else None
-        if form and form.far and piece.op not in self.far:
-            self.far.add(piece.op)
-            for sibling, block in zip(piece.siblings, form.far.blocks, strict=True):
-                sibling.block, sibling.keep, sibling.detours = block, len(block.code), None
-            if piece.siblings[0].falls:
-                shorten(piece.siblings[0])
-            return True
+        if form is None or form.far is None or piece.op in self.far:
+            return False
+        self.far.add(piece.op)
+        for sibling, block in zip(piece.siblings, form.far.blocks, strict=True):
+            sibling.block, sibling.keep, sibling.detours = block, len(block.code), None
+        if piece.siblings[0].falls:
+            shorten(piece.siblings[0])
+        return True
+
+    def _take_veneer(self, exit: Exit) -> bool:
+        """A veneer for a jump; False for one within its chunk, which no veneer helps."""
+        piece, goal = exit.piece, exit.goal
         if not isinstance(goal, int) and goal.chunk is piece.chunk:
             return False
         veneer = piece.chunk.veneers.get(goal)
         if veneer is None:
             block = self.target.veneer
-            veneer = piece.chunk.veneers[goal] = Piece(
-                block, -1, piece.chunk, len(block.code), "veneer", goal=goal
-            )
+            veneer = Piece(block, -1, piece.chunk, len(block.code), "veneer", goal=goal)
+            piece.chunk.veneers[goal] = veneer
         if piece.detours is None:
             piece.detours = {}
-        piece.detours[number] = veneer
+        piece.detours[exit.number] = veneer
         return True
 
     def goal(self, piece: Piece, hole: Hole) -> Goal:

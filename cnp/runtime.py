@@ -133,8 +133,8 @@ def alone(frame: Frame | None) -> Iterator[None]:
 class Assembler(BareAssembler):
     """An assembler that can build code for this machine."""
 
-    def __init__(self, library: Library, helpers: Mapping[str, object]) -> None:
-        super().__init__(library)
+    def __init__(self, library: Library, helpers: Mapping[str, object], strict: bool = False) -> None:
+        super().__init__(library, strict)
         self.helpers = dict(helpers)
 
     def encode(self, base: int, data_base: int | None = None) -> patch.Image:
@@ -320,15 +320,17 @@ class Interpreter:
         self._base = (address(self._records) + 7) & ~7
         program = interpret.interpreter_program(code.program)
         self._block = place(program, interpret.reachable_imports(code._helpers.address), code._helpers)
-        self._routine = self._block.image.routines["cnp_interpret"]
         names = {value.name for op in code.program.ops for value in op.values if isinstance(value, Symbol)}
         symbols = {name: found for name in names if (found := code._helpers.address(name)) is not None}
-        data = interpret.records(code.program, self._base, self._cell, symbols)
+        data = interpret.records(code.program, self._base, self._cell, symbols, self._block.image.routines)
         start = self._base - address(self._records)
         self._records[start : start + len(data)] = data
 
     def _cell(self, cell: Cell) -> int:
         return self.code._block.cells[cell]
+
+    def _routine(self, threaded: bool) -> int:
+        return interpret.routine(self.code.library, self._block.image.routines, threaded)
 
     def record(self, op: int) -> int:
         """Address of an operation's record."""
@@ -341,22 +343,28 @@ class Interpreter:
         frame: Frame | None = None,
         depth: int = DEPTH,
         fuel: int | None = None,
+        threaded: bool = False,
     ) -> Result:
-        """Interpret from an operation on: a function (or its name), a label, a position."""
-        code = self.code
+        """Interpret from an operation on: a function (or its name), a label, a position.
+
+        threaded: by the faster of the two interpreters. StateError where the machine's vocabularies have none.
+        """
+        code, routine = self.code, self._routine(threaded)
         position = code.position(code[place].function if isinstance(place, str) else place)
         with alone(frame):
             function = code.program.function_at(position)
             area = prepare(code, frame, state or {}, depth, fuel, function, interpreted_frame(code.library))
-            native.run(self._routine, area.address, self.record(position))
+            native.run(routine, area.address, self.record(position))
             return finish(code, area)
 
-    def resume(self, result: Result, fuel: int | None = None) -> Result:
+    def resume(self, result: Result, fuel: int | None = None, threaded: bool = False) -> Result:
         """Go on where a run left, until the function that run() entered returns, exits or traps.
 
         Each activation goes on at the operation at which it stands; a call that was under way is given the
-        callee's result. StateError: it returned, its frame was used again since, or it is of another program.
+        callee's result. StateError: it returned, its frame was used again since, it is of another program, or there is
+        no threaded interpreter.
         """
+        routine = self._routine(threaded)
         if not result.activations:
             raise StateError("this run returned: there is nothing to resume", state=result.kind)
         code, area = self.code, result.frame
@@ -369,9 +377,9 @@ class Interpreter:
             raise StateError("this is not what the last run of this code left in its frame", state="stale")
         area.left = None
         with alone(area):
-            return self._go_on(result, area, check_fuel(fuel))
+            return self._go_on(routine, result, area, check_fuel(fuel))
 
-    def _go_on(self, result: Result, area: Frame, fuel: int | None) -> Result:
+    def _go_on(self, routine: int, result: Result, area: Frame, fuel: int | None) -> Result:
         """Run the activations of a result, the innermost first."""
         code = self.code
         area.set_context(layout.pack_context(code.library, fuel))
@@ -379,7 +387,7 @@ class Interpreter:
         for activation in result.activations:
             area.limit_depth(activation.frame - area.address, stack // interpreted_frame(code.library))
         for number, activation in enumerate(result.activations):
-            native.run(self._routine, activation.frame, self.record(activation.op))
+            native.run(routine, activation.frame, self.record(activation.op))
             if area.get_context()["kind"]:
                 return finish(code, area, result.activations[number + 1 :], activation.frame)
             area.set_context(layout.pack_pending(code.library, area.get_context()))

@@ -73,11 +73,13 @@ class Block(NamedTuple):
 class Stencil(NamedTuple):
     """The code of one form of an operation: the hot block, then the cold one if there is one.
 
-    stack: bytes of native stack that it uses at most while it calls.
+    stack: bytes of native stack that it uses at most while it calls. instructions: how many the hot block has, its
+    last jump to the next operation aside.
     """
 
     blocks: tuple[Block, ...]
     stack: int = 0
+    instructions: int = 0
 
     @property
     def size(self) -> int:
@@ -85,8 +87,8 @@ class Stencil(NamedTuple):
 
 
 class Operand(NamedTuple):
-    """A declared operand. kind: imm, slot, label, cell, func, symbol, table; for the operands of pure operations
-    `out` (a slot that is written), `in` (a slot or register that is read) or `in/imm`. ctype: the C type."""
+    """A declared operand. kind: imm, slot, label, cell, func, symbol, table; of values `out` (a slot or register that is
+    written), `in` (one that is read) or `in/imm` (or an immediate). ctype: the C type."""
 
     kind: str
     ctype: str
@@ -94,20 +96,31 @@ class Operand(NamedTuple):
 
 
 class Accept(NamedTuple):
-    """What one operand of a form takes: `imm` or `slot` (or another kind) within low … high, a multiple of align."""
+    """What one operand of a form takes: `imm` or `slot` (or another kind) within low … high, a multiple of align.
+
+    mask: of the kinds `r` and `f`, whose values are registers: bit i says that register i of the bank fits.
+    """
 
     kind: str
     low: int
     high: int
     align: int = 1
+    mask: int = 0
 
 
 class Form(NamedTuple):
-    """One shape of operands and its code. `far` is the same with conditional exits that reach further."""
+    """One shape of operands and its code. `far` is the same with conditional exits that reach further.
+
+    same: pairs of operands that must be equal; differ: pairs of operands that must be different registers.
+    feature: what the processor must have beyond the base line; "" for nothing.
+    """
 
     accepts: tuple[Accept, ...]
     near: Stencil
     far: Stencil | None
+    same: tuple[tuple[int, int], ...] = ()
+    differ: tuple[tuple[int, int], ...] = ()
+    feature: str = ""
 
 
 @dataclass(frozen=True, slots=True)

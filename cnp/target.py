@@ -7,7 +7,7 @@ P the place.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 from cnp.errors import RangeError
@@ -25,6 +25,7 @@ class Formula(IntEnum):
     RELATIVE = 1  #: S + A - P
     PAGE = 2  #: Page(S + A) - Page(P), pages of 4 KiB
     REGION = 3  #: S + A - Region(P + 4), regions of REGION_SIZE
+    NEGATED = 4  #: -(S + A)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,8 @@ class Field:
             return s + a - p
         if self.formula is Formula.REGION:
             return s + a - (p + 4 & -REGION_SIZE)
+        if self.formula is Formula.NEGATED:
+            return -(s + a)
         return ((s + a) & ~0xFFF) - (p & ~0xFFF)
 
     def fits(self, value: int) -> bool:
@@ -119,11 +122,13 @@ class Syntax:
     jump: mnemonics of unconditional jumps to a label. inverse: mnemonic of a conditional branch -> its opposite.
     ends: mnemonics that leave without a label (return, indirect jump). local: prefix of block labels.
     emit_jump: text of a jump that the assembler does not shorten, `{}` its target. stack: (mnemonic, arguments) ->
-    the change of the stack pointer in bytes, None if it cannot be followed. delay: the instruction after a jump,
+    the change of the stack pointer in bytes, None if it cannot be followed. uses: the same -> registers that it names or
+    changes, as (bank, number). rename: a line with other registers, None where the new one lacks a name for that part. delay: the instruction after a jump,
     branch or return is executed with it. far: conditional branches reach less far than jumps. register: how a
     jump's argument looks that is a register, not a label. clean: rewrites a line of clang's output before it is read
     (None: drop it). wrap: lines around each section. emit_branch: text of a conditional branch that leaves its
-    section, the mnemonic and the arguments its `{}`.
+    section, the mnemonic and the arguments its `{}`. short_jump, short_branch (by mnemonic): text of a jump and of a
+    branch that are shorter and reach less far, `{}` the target; "" and empty where there are none.
     """
 
     jump: frozenset[str]
@@ -132,12 +137,20 @@ class Syntax:
     local: str
     emit_jump: str
     stack: Callable[[str, str], int | None]
+    uses: Callable[[str, str], frozenset[tuple[str, int]]]
+    rename: Callable[[str, Mapping[tuple[str, int], int]], str | None]
     delay: bool = False
     far: bool = True
     register: str = ""
     clean: Callable[[str], str | None] = lambda line: line
     wrap: tuple[str, str] = ("", "")
     emit_branch: str = "\t{}\t{}"
+    short_jump: str = ""
+    short_branch: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def has_short(self) -> bool:
+        return bool(self.short_jump)
 
     def delays(self, mnemonic: str) -> bool:
         """Whether the next line is the delay slot of this one."""
@@ -155,11 +168,16 @@ class Syntax:
 class Target:
     """A machine: everything that is special about it, as data.
 
-    ints, floats: state words that stay in registers, besides the frame pointer. frame_position: where the frame
+    ints, floats: state words that stay in registers, besides the frame pointer. registers: their machine numbers, in the
+    order of the state. results: numbers of the two in which a stencil returns. register_fields, number_fields: rows of `fields` in which instructions hold the number of a
+    register, and a short immediate or offset. guards: of some of these, (mask, value) of bits that the
+    unit must have. short: intervals of immediates that are worth a form. register_classes:
+    machine numbers that instructions encode alike, for ints and floats; none: all are alike. shorten: (block, slots) -> the same
+    code with short fields for these operands, None where it has none; short_field: the row that they then are. frame_position: where the frame
     pointer stands among the integer parameters. convention: attribute of stencil functions in C; fastcc: the IR is
     rewritten instead. prelude: C text of the hole macros (see `cnp/build/wrappers.py` for their list).
     relocations: ELF type -> pieces. pairs: rewrites records so that each one stands alone.
-    jump_size: bytes of the jump at the end of a stencil. veneer: jumps anywhere; its holes are filled with the
+    veneer: jumps anywhere; its holes are filled with the
     address (What.OPERAND 0). island: code bytes between two islands of veneers, 0 when no jump is ever too short.
     coherent: instruction fetch sees every store, nothing has to be flushed. wide: slots also come in a long form, beside
     the short one for offsets within short_slots. folds: small immediates also come as addresses, which fold into
@@ -182,7 +200,6 @@ class Target:
     fields: dict[str, Field]
     relocations: Mapping[int, tuple[Piece, ...]]
     syntax: Syntax
-    jump_size: int
     veneer: Block
     nop: bytes
     trap: bytes
@@ -197,4 +214,13 @@ class Target:
     code_align: int = 4
     coherent: bool = False
     pairs: Callable[[list[Record]], list[Record]] = lambda records: records
+    registers: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+    results: tuple[int, ...] = ()
+    register_fields: tuple[str, ...] = ()
+    number_fields: tuple[str, ...] = ()
+    guards: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    short: tuple[tuple[int, int], ...] = ()
+    register_classes: tuple[tuple[tuple[int, ...], ...], ...] = ((), ())
+    short_field: str = ""
+    shorten: Callable[[Block, frozenset[int]], Block | None] | None = None
     capstone: tuple[str, tuple[str, ...]] = ("", ())

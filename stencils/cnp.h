@@ -64,6 +64,12 @@ enum {
 #ifndef CNP_STATE
 #define CNP_STATE(X)
 #endif
+/* Registers: words of these names can be operands, r[3] and f[2]. Bodies reach them as operands, not as s->r3; only the
+ * result may be one of them. */
+#define CNP_REGISTERS(X)                                                                      \
+    X(u64, r0) X(u64, r1) X(u64, r2) X(u64, r3) X(u64, r4) X(u64, r5) X(u64, r6) X(u64, r7)   \
+    X(u64, r8) X(u64, r9) X(f64, f0) X(f64, f1) X(f64, f2) X(f64, f3) X(f64, f4) X(f64, f5)   \
+    X(f64, f6) X(f64, f7)
 typedef u64 cnp_label;
 typedef struct cnp_function *cnp_func;
 #define CNP_FIELD(type, name) type name;
@@ -139,8 +145,11 @@ CNP_INLINE u32 cnp_bits_f32(f32 value) { u32 bits; __builtin_memcpy(&bits, &valu
 #define CNP_LOW(size) 0
 #endif
 
-/* ---- operands as parameters of the body */
-#define CNP_P_imm(type, name) , type name
+/* ---- operands as parameters of the body. in(type, name, …) and out(type, name) are values, in slots or registers; what
+ * follows the name says which immediates the operand may be: types, or numbers, each of which has a form of its own. */
+#define CNP_P_in(type, name, ...) , type name
+#define CNP_P_out(type, name) , type *name
+#define CNP_P_imm(type, name, ...) , type name
 #define CNP_P_slot(type, name) , type *name
 #define CNP_P_cell(type, name) , type *name
 #define CNP_P_symbol(type, name) , type *name
@@ -179,8 +188,8 @@ CNP_INLINE u32 cnp_bits_f32(f32 value) { u32 bits; __builtin_memcpy(&bits, &valu
     CNP_INLINE cnp_go name(cnp_state *s CNP_PARAMS(__VA_ARGS__))
 
 /* Pure operations: values in, a value out; the builder prints their forms. What may follow the expression:
- * IMM(operand, type): the operand may be an immediate of that type, which is i1 … i64, u1 … u64, f32 or f64; several
- * for one operand, the best first. */
+ * IMM(operand, type): the operand may be an immediate of that type, which is i1 … i64, u1 … u64, f32 or f64, or just the
+ * number that stands there; several for one operand, the best first. */
 #define CNP_PURE(name, type, params, expression, ...)                       \
     CNP_MARK(pure name type params __VA_ARGS__)                             \
     CNP_INLINE type name params { return expression; }
@@ -191,12 +200,13 @@ CNP_INLINE u32 cnp_bits_f32(f32 value) { u32 bits; __builtin_memcpy(&bits, &valu
     CNP_MARK(trap name type params __VA_ARGS__)                             \
     CNP_INLINE u32 CNP_CAT(name, _trap) params { return code; }             \
     CNP_INLINE type name params { return expression; }
+/* Loads and stores: d <- memory[base + offset], memory[base + offset] <- a. */
 #define CNP_LOAD(name, type, memory)                                        \
-    CNP_MARK(load name type memory)                                         \
-    CNP_INLINE type name(const void *address) { return *(const memory *)address; }
+    CNP_OP(name, out(type, d), in(u64, base), imm(disp, offset))            \
+    { *d = *(const memory *)(__UINTPTR_TYPE__)(base + offset); return NEXT; }
 #define CNP_STORE(name, type, memory)                                       \
-    CNP_MARK(store name type memory)                                        \
-    CNP_INLINE void name(void *address, type value) { *(memory *)address = (memory)value; }
+    CNP_OP(name, in(u64, base), imm(disp, offset), in(type, a))             \
+    { *(memory *)(__UINTPTR_TYPE__)(base + offset) = (memory)a; return NEXT; }
 
 #ifdef CNP_DISCOVER
 CNP_MARK(result CNP_RESULT)

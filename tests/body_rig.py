@@ -1,7 +1,8 @@
 """Runs random bodies three ways on one machine, at the same addresses: what they leave in memory must be the same bytes.
 
     compiled     the stencils of the vocabulary
-    interpreted  `cnp_interpret` of the same stencil file (clang -Os)
+    interpreted  `cnp_interpret` of the same stencil file (clang -O2)
+    threaded     `cnp_interpret_threaded`, where there is one
     plain        the bodies in a switch of our own, compiled with -O0 by another compiler where there is one
 
 A site is one use of a body: `body  [a second body]  leave`. Where the run left says which way the body went.
@@ -22,7 +23,7 @@ import capstone
 from elftools.elf.elffile import ELFFile
 
 from cnp import frame as layout
-from cnp import host, slot
+from cnp import host, interpret, slot
 from cnp.assembler import Assembler, Cell, Label, Slot, Table
 from cnp.build import driver, toolchain
 from cnp.foreign import ForeignCode, Job
@@ -46,7 +47,7 @@ WORDS = 24
 FAR = 36864  #: slots out of reach of every short form
 SITES, RUNS, FAR_RUNS = 4, 6, 1  #: uses of a body; runs of a site; runs of a site whose slots lie far away
 PLAIN_BASE = 0x1200_0000
-WAYS = ("compiled", "interpreted", "plain")
+WAYS = ("compiled", "interpreted", "threaded", "plain")
 INTEGER_EDGES = (0, 0, 1, -1, 2, 3, 7, -8, 127, 128, -128, 255, 4095, 32767, -32768, 65535, (1 << 31) - 1, 1 << 31,
                  -(1 << 31), (1 << 32) - 1, 1 << 32, 1 << 52, (1 << 63) - 1, 1 << 63)  # fmt: skip
 FLOAT_EDGES = (
@@ -351,7 +352,8 @@ class Bodies:
         if way == "plain":
             calls = [host.Call(self.plain_at, (run.frame.address, sites_at, run.position)) for run in runs]
         else:
-            calls = code.calls([Job(run.frame.address, run.position, way == "interpreted") for run in runs])
+            interpreted, threaded = way != "compiled", way == "threaded"
+            calls = code.calls([Job(r.frame.address, r.position, interpreted, threaded) for r in runs])
         segments = [*code.segments(data), *self.plain]
         dumps = [(host.DATA_BASE, max(8, len(code.image.data))), (start, host.DATA_BASE + len(data) - start)]
         return b"".join(host.run(self.target, HostImage(segments, calls, dumps)).dumps)
@@ -359,9 +361,10 @@ class Bodies:
     def check(self) -> int:
         """Run everything in every way. AssertionError with the first run that differs; the number of runs."""
         runs, data, sites_at, start = self.plan()
-        first, *others = (self.execute(way, runs, data, sites_at, start) for way in WAYS)
+        ways = [way for way in WAYS if way != "threaded" or interpret.has_threads(self.library)]
+        first, *others = (self.execute(way, runs, data, sites_at, start) for way in ways)
         cells = max(8, len(self.code.image.data))
-        for way, other in zip(WAYS[1:], others, strict=True):
+        for way, other in zip(ways[1:], others, strict=True):
             if first == other:
                 continue
             for run in runs:

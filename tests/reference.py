@@ -3,6 +3,7 @@
 Nothing here looks at stencils/ops.c. An operation is a function of Python numbers; integers are exact and are cut to
 their width afterwards, floats of 64 bits are Python's own, floats of 32 bits are computed in 64 and rounded once
 more. That second rounding changes nothing for + - * / and sqrt: 53 bits are more than twice 24 bits and two more.
+What Python does not have, and what would be rounded twice, is computed with fractions and rounded by `nearest`.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ import operator
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache
 
 Number = int | float
 MASK64 = (1 << 64) - 1
-DIV_BY_ZERO, OVERFLOW = 2, 3  # trap codes of the contract
+DIV_BY_ZERO, OVERFLOW, BAD_CONVERSION = 2, 3, 9  # trap codes of the contract
 ANY_NAN = None  #: an expected word that may be any NaN
 
 
@@ -31,7 +34,8 @@ class Trap(Exception):
 class Reference:
     """One operation. inputs, output: C types. bits: it works on the bits of floats, which it must keep.
 
-    immediates: position of an input -> types of immediates that it may be.
+    immediates: position of an input -> types of immediates that it may be, or the numbers. always: the input that can be
+    nothing else, -1 for none. edges: words for its input beside the usual ones, where it has only one.
     """
 
     name: str
@@ -40,6 +44,8 @@ class Reference:
     compute: Callable[..., Number]
     immediates: dict[int, tuple[str, ...]]
     bits: bool = False
+    edges: tuple[int, ...] = ()
+    always: int = -1
 
     def word(self, *words: int) -> int | None:
         """The word that the operation writes for input words; ANY_NAN where a NaN is computed. Raises Trap."""
@@ -81,6 +87,27 @@ def pack32(value: float) -> bytes:
         return struct.pack("<f", value)
     except OverflowError:
         return struct.pack("<f", math.copysign(math.inf, value))
+
+
+#: Bits of the mantissa with the leading one; the exponents of the least subnormal number and of the greatest power.
+FORMATS = {"f64": (53, -1074, 1023), "f32": (24, -149, 127)}
+
+
+def nearest(ctype: str, value: Fraction) -> float:
+    """The float of a type that is nearest to an exact number, ties to even; +0 for 0. IEEE 754-2019, 4.3.1."""
+    digits, least, greatest = FORMATS[ctype]
+    size, divisor = abs(value.numerator), value.denominator
+    exponent = max(size.bit_length() - divisor.bit_length() - digits, least)
+    while True:  # at most twice: the quotient has `digits` bits or one more
+        scale = divisor << max(exponent, 0)
+        whole, rest = divmod(size << max(-exponent, 0), scale)
+        if whole.bit_length() <= digits:
+            break
+        exponent += 1
+    whole += 2 * rest > scale or (2 * rest == scale and whole & 1)
+    over = whole.bit_length() + exponent - 1 > greatest
+    rounded = math.inf if over else math.ldexp(whole, exponent)  # exact: it is a float of 64 bits
+    return -rounded if value < 0 else rounded
 
 
 def is_nan(ctype: str, word: int) -> bool:
@@ -141,15 +168,99 @@ def square_root(a: float) -> float:
     return math.sqrt(a) if a >= 0 else math.nan
 
 
+def extreme(least: bool) -> Callable[[float, float], float]:
+    """The lesser or the greater; a NaN wins, and -0 is less than 0."""
+
+    def choose(a: float, b: float) -> float:
+        if math.isnan(a) or math.isnan(b):
+            return math.nan
+        ordered = sorted((a, b), key=lambda x: (x, math.copysign(1, x)))
+        return ordered[0] if least else ordered[1]
+
+    return choose
+
+
+def whole(rounding: Callable[[float], int]) -> Callable[[float], float]:
+    """A rounding to a whole number that is a float; a zero has the sign of the argument."""
+    return lambda a: math.copysign(float(rounding(a)), a) if math.isfinite(a) else a
+
+
+def fused(ctype: str) -> Callable[[float, float, float], float]:
+    """a * b + c, rounded once. A sum of 0 is -0 only where both terms are negative zeros."""
+
+    def compute(a: float, b: float, c: float) -> float:
+        if not (math.isfinite(a) and math.isfinite(b)):
+            return a * b + c  # a * b is exact: an infinity or a NaN
+        if not math.isfinite(c):
+            return c
+        total = Fraction(a) * Fraction(b) + Fraction(c)
+        negative = math.copysign(1, a) * math.copysign(1, b)
+        if total:
+            return nearest(ctype, total)
+        return -0.0 if negative < 0 and math.copysign(1, c) < 0 else 0.0
+
+    return compute
+
+
+# ---- conversions
+
+
+def converted(least: int, most: int) -> Callable[[float], int]:
+    """Towards zero; what is not in least … most traps."""
+
+    def convert(a: float) -> int:
+        if not math.isfinite(a) or not least <= math.trunc(a) <= most:
+            raise Trap(BAD_CONVERSION)
+        return math.trunc(a)
+
+    return convert
+
+
+def saturated(least: int, most: int) -> Callable[[float], int]:
+    """Towards zero, then towards least … most; 0 for a NaN."""
+
+    def convert(a: float) -> int:
+        if math.isnan(a):
+            return 0
+        if math.isinf(a):
+            return most if a > 0 else least
+        return min(max(math.trunc(a), least), most)
+
+    return convert
+
+
+# ---- integers that count and move bits
+
+
+def byte_swap(size: int) -> Callable[[int], int]:
+    return lambda a: int.from_bytes(a.to_bytes(size, "little"), "big")
+
+
+def leading_zeros(bits: int) -> Callable[[int], int]:
+    return lambda a: bits - a.bit_length()
+
+
+def trailing_zeros(bits: int) -> Callable[[int], int]:
+    return lambda a: (a & -a).bit_length() - 1 if a else bits
+
+
 # ---- the table
 
 
+@cache
 def references() -> dict[str, Reference]:
-    """All operations whose operands are values: name -> reference. Branches are `br_` and the name of a test."""
+    """All operations whose operands are values: name -> reference. Branches are `br_` and the name of a test, selections
+    `sel_` and that; these are in the table."""
     found: list[Reference] = []
 
     def add(
-        name: str, types: str, compute: Callable[..., Number], immediates: str = "", bits: bool = False
+        name: str,
+        types: str,
+        compute: Callable[..., Number],
+        immediates: str = "",
+        bits: bool = False,
+        edges: tuple[int, ...] = (),
+        always: int = -1,
     ) -> None:
         """types: `output <- input, input`; immediates: `position:type …`."""
         output, _, inputs = types.partition(" <- ")
@@ -157,17 +268,27 @@ def references() -> dict[str, Reference]:
         for text in immediates.split():
             position, _, ctype = text.partition(":")
             kinds[int(position)] = (*kinds.get(int(position), ()), ctype)
-        found.append(Reference(name, output, tuple(inputs.split(", ")), compute, kinds, bits))
+        found.append(Reference(name, output, tuple(inputs.split(", ")), compute, kinds, bits, edges, always))
 
     for bits in (64, 32):
         add_integers(add, bits)
         add_floats(add, bits)
-    add("i64_select", "u64 <- u32, u64, u64", lambda c, a, b: a if c else b)
-    add("i64_extend32_s", "i64 <- i32", lambda a: a)
-    add("f64_from_i32_s", "f64 <- i32", float)
-    add("f64_from_i32_u", "f64 <- u32", float)
-    add("f64_from_f32", "f64 <- f32", float)
+    add_conversions(add)
+    found += [selection(item) for item in found if is_test(item)]
     return {item.name: item for item in found}
+
+
+def is_test(item: Reference) -> bool:
+    return item.name.split("_")[1] in COMPARISONS
+
+
+def selection(test: Reference) -> Reference:
+    """d = test ? x : y, two words more."""
+
+    def choose(*values: Number) -> Number:
+        return values[-2] if test.compute(*values[:-2]) else values[-1]
+
+    return Reference(f"sel_{test.name}", "u64", (*test.inputs, "u64", "u64"), choose, test.immediates)
 
 
 Add = Callable[..., None]
@@ -184,6 +305,12 @@ def add_integers(add: Add, bits: int) -> None:
     add(f"{i}_add", two, lambda a, b: a + b, f"1:{unsigned}")
     add(f"{i}_sub", two, lambda a, b: a - b, f"0:{unsigned} 1:{unsigned}")
     add(f"{i}_mul", two, lambda a, b: a * b, f"1:{unsigned}")
+    add(f"{i}_mulh_s", two_signed, lambda a, b: a * b >> bits)
+    add(f"{i}_mulh_u", two, lambda a, b: a * b >> bits)
+    add(f"{i}_madd", f"{u} <- {u}, {u}, {u}", lambda a, b, c: a * b + c)
+    shifted = f"{u} <- {u}, {u}, u32"
+    add(f"{i}_shadd", shifted, lambda a, b, shift: a + (b << shift), "2:1 2:2 2:3", always=2)
+    add(f"{i}_select", f"{u} <- u32, {u}, {u}", lambda c, a, b: a if c else b)
     add(f"{i}_div_s", two_signed, quotient(-(1 << bits - 1)), f"1:{signed}")
     add(f"{i}_div_u", two, quotient(0), f"1:{unsigned}")
     add(f"{i}_rem_s", two_signed, remainder, f"1:{signed}")
@@ -198,14 +325,27 @@ def add_integers(add: Add, bits: int) -> None:
     add(f"{i}_shr_u", two, lambda a, b: a >> b % bits, f"1:{count}")
     add(f"{i}_rotl", two, rotate_left(bits), f"1:{count}")
     add(f"{i}_rotr", two, rotate_right(bits), f"1:{count}")
-    add(f"{i}_extend8_s", f"{i} <- i8", lambda a: a)
-    add(f"{i}_extend16_s", f"{i} <- i16", lambda a: a)
+    add(f"{i}_clz", one, leading_zeros(bits))
+    add(f"{i}_ctz", one, trailing_zeros(bits))
+    add(f"{i}_popcnt", one, lambda a: a.bit_count())
+    add(f"{i}_bswap", one, byte_swap(bits // 8))
+    for narrow in (8, 16, 32):
+        if narrow < bits:
+            add(f"{i}_extend{narrow}_s", f"{i} <- i{narrow}", lambda a: a)
+            add(f"{i}_extend{narrow}_u", f"{u} <- u{narrow}", lambda a: a)
+            if narrow > 8:
+                add(f"{i}_bswap{narrow}", f"{u} <- u{narrow}", byte_swap(narrow // 8))
     for name, compare in COMPARISONS.items():
         if name in ("eq", "ne"):
             add(f"{i}_{name}", f"u32 <- {u}, {u}", compare, f"1:{unsigned}")
             continue
         add(f"{i}_{name}_s", f"u32 <- {i}, {i}", compare, f"1:{signed}")
         add(f"{i}_{name}_u", f"u32 <- {u}, {u}", compare, f"1:{unsigned}")
+
+
+ROUNDINGS: dict[str, Callable[[float], int]] = {
+    "floor": math.floor, "ceil": math.ceil, "trunc": math.trunc, "nearest": round,
+}  # fmt: skip
 
 
 def add_floats(add: Add, bits: int) -> None:
@@ -218,11 +358,40 @@ def add_floats(add: Add, bits: int) -> None:
     add(f"{f}_mul", two, operator.mul, f"1:{f}")
     add(f"{f}_div", two, divide, f"1:{f}")
     add(f"{f}_sqrt", one, square_root)
+    add(f"{f}_fma", f"{f} <- {f}, {f}, {f}", fused(f))
+    add(f"{f}_min", two, extreme(True))
+    add(f"{f}_max", two, extreme(False))
+    for name, rounding in ROUNDINGS.items():
+        add(f"{f}_{name}", one, whole(rounding), edges=float_words(f, HALVES))
+    add(f"{f}_select", f"{f} <- u32, {f}, {f}", lambda c, a, b: a if c else b, bits=True)
     add(f"{f}_neg", one, lambda a: a ^ sign, bits=True)
     add(f"{f}_abs", one, lambda a: a & sign - 1, bits=True)
     add(f"{f}_copysign", two, lambda a, b: a & sign - 1 | b & sign, bits=True)
     for name, compare in COMPARISONS.items():
         add(f"{f}_{name}", f"u32 <- {f}, {f}", compare, f"1:{f}")
+
+
+def add_conversions(add: Add) -> None:
+    """Between integers and floats, between floats, and between both as bits."""
+    for bits in (32, 64):
+        for kind, least, most in (("s", -(1 << bits - 1), (1 << bits - 1) - 1), ("u", 0, (1 << bits) - 1)):
+            integer = f"{'i' if kind == 's' else 'u'}{bits}"
+            for f in ("f32", "f64"):
+                types, edges = f"{integer} <- {f}", float_words(f, LIMITS)
+                add(f"i{bits}_trunc_{f}_{kind}", types, converted(least, most), edges=edges)
+                add(f"i{bits}_trunc_sat_{f}_{kind}", types, saturated(least, most), edges=edges)
+                compute = to_float(f)
+                add(f"{f}_from_i{bits}_{kind}", f"{f} <- {integer}", compute, edges=TIES)
+    add("i32_wrap_i64", "u32 <- u64", lambda a: a)
+    add("f64_from_f32", "f64 <- f32", float)
+    add("f32_from_f64", "f32 <- f64", float, edges=float_words("f64", NARROWED))
+    for bits in (32, 64):
+        add(f"i{bits}_bits_f{bits}", f"u{bits} <- f{bits}", lambda a: a, bits=True)
+        add(f"f{bits}_bits_i{bits}", f"f{bits} <- u{bits}", lambda a: a, bits=True)
+
+
+def to_float(ctype: str) -> Callable[[int], float]:
+    return lambda a: nearest(ctype, Fraction(a))
 
 
 #: Loads: type of the value that is written, type in memory. Stores: type of the value, type in memory.
@@ -235,6 +404,10 @@ LOADS = {
 STORES = {
     "i64_store": ("u64", "u64"), "i64_store8": ("u64", "u8"), "i64_store16": ("u64", "u16"),
     "i64_store32": ("u64", "u32"), "f64_store": ("f64", "u64"), "f32_store": ("f32", "u32"),
+}  # fmt: skip
+#: Atomic operations on a word of memory and a value: what the word is then.
+ATOMICS: dict[str, Callable[[int, int], int]] = {
+    "add": operator.add, "and": operator.and_, "or": operator.or_, "xor": operator.xor, "exchange": lambda old, a: a,
 }  # fmt: skip
 
 
@@ -262,11 +435,72 @@ FLOAT_EDGES = {
         2.0**-126 - 2.0**-149, 2.0**-100, 3.4028234663852886e38, -3.4028234663852886e38, 4294967296.0, math.inf, -math.inf,
     ),
 }  # fmt: skip
+#: What lies around halves and around the numbers from which on all floats are whole.
+HALVES = tuple(
+    sign * value
+    for sign in (1, -1)
+    for power in (1.0, 2.0, 3.0, 2.0**22, 2.0**23, 2.0**24, 2.0**51, 2.0**52, 2.0**53)
+    for value in (
+        power - 0.5,
+        power,
+        power + 0.5,
+        power - 0.25,
+        power + 0.75,
+        0.49999999999999994,
+        0.49999997,
+    )
+)
+#: What lies around the limits of the integers.
+LIMITS = (
+    *(
+        sign * (2.0**power + step * 2.0**power * 2.0**-digits)
+        for sign in (1, -1)
+        for power in (0, 7, 31, 32, 63, 64)
+        for digits in (53, 52, 24, 23)
+        for step in (-1, 0, 1)
+    ),
+    2147483647.5,
+    -2147483648.5,
+    4294967295.5,
+    -0.5,
+    -0.9999999999999999,
+    1e30,
+    -1e30,
+)
+#: Integers halfway between floats, and beside that.
+TIES = tuple(
+    (sign * ((1 << power) + (odd << power - digits - 1) + step)) & MASK64
+    for sign in (1, -1)
+    for power in (30, 54, 55, 62, 63)
+    for digits in (23, 52)
+    if power > digits
+    for odd in (1, 3)
+    for step in (-1, 0, 1)
+)
+#: Floats of 64 bits halfway between those of 32 bits, subnormal ones too, and beside that.
+NARROWED = (
+    *(
+        sign * 2.0**power * (1 + odd * 2.0**-digits + step * 2.0**-52)
+        for sign in (1, -1)
+        for power, digits in ((0, 24), (127, 24), (-126, 24), (-130, 20), (-149, 1), (-150, 2))
+        for odd in (1, 3, 2**24 - 1)
+        if odd < 1 << digits
+        for step in (-1, 0, 1)
+    ),
+    2.0**-150,
+    -(2.0**-150),
+    2.0**-151,
+)
 #: NaNs of both kinds, signs and with payloads.
 NAN_EDGES = {
     "f64": (0x7FF8_0000_0000_0000, 0x7FF0_0000_0000_0001, 0xFFF8_0000_DEAD_BEEF, 0x7FF7_FFFF_FFFF_FFFF),
     "f32": (0x7FC0_0000, 0x7F80_0001, 0xFFC0_BEEF, 0x7FBF_FFFF),
 }
+
+
+def float_words(ctype: str, values: tuple[float, ...]) -> tuple[int, ...]:
+    """Floats as words; the upper half of an f32 is 0."""
+    return tuple({hole_word(ctype, value): None for value in values})
 
 
 def edge_words(ctype: str) -> list[int]:
@@ -285,6 +519,8 @@ def edge_words(ctype: str) -> list[int]:
 
 def hole_values(ctype: str) -> list[Number]:
     """Values of an immediate: 0, ±1, what lies around the powers of targets.md, the limits of the range."""
+    if ctype.isdigit():
+        return [int(ctype)]
     if ctype[0] == "f":
         return [*FLOAT_EDGES[ctype], math.nan]
     bits = width(ctype)
@@ -302,4 +538,4 @@ def hole_word(ctype: str, value: Number) -> int:
     """The word that an input has where it is this immediate."""
     if ctype[0] == "f":
         return int.from_bytes(struct.pack("<d", value) if ctype == "f64" else pack32(value), "little")
-    return int(value) & MASK64
+    return int(value) & MASK64  # also of a number that is its own type

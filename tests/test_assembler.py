@@ -51,8 +51,6 @@ def test_too_few_and_too_many_operands(asm: cnp.Assembler) -> None:
 @pytest.mark.parametrize(
     ("name", "operands", "wrong"),
     [
-        ("i64_add", (slot(0), slot(8), 1 << 31), "b"),
-        ("i64_add", (slot(0), slot(8), -(1 << 31) - 1), "b"),
         ("i64_add", (slot(0), slot(8), 1.0), "b"),
         ("i64_add", (slot(0), slot(8), True), "b"),
         ("i64_add", (slot(0), slot(8), None), "b"),
@@ -60,7 +58,6 @@ def test_too_few_and_too_many_operands(asm: cnp.Assembler) -> None:
         ("i64_move", (slot(0), 1 << 64), "a"),
         ("i64_move", (slot(0), -(1 << 63) - 1), "a"),
         ("i32_move", (slot(0), 1 << 32), "a"),
-        ("i64_shl", (slot(0), slot(8), 64), "b"),
         ("f32_move", (slot(0), 1e39), "a"),
         ("f64_move", (slot(0), 10**400), "a"),
         ("jump", ("loop",), "to"),

@@ -176,7 +176,8 @@ def test_all_targets_in_parallel_with_a_table(
         library = Library.load(path)
         assert library.target.name == name
         assert (int(operations), int(size.replace(",", ""))) == (2, path.stat().st_size)
-        assert (int(stencils), int(holes)) == (library.facts["counts"][0], library.facts["counts"][2])
+        counts = library.facts["counts"]
+        assert (int(stencils), int(holes)) == (counts["stencils"], counts["holes"])
         assert (shared, state) == ("0", "built")
         assert float(seconds) < 60
     assert len(printed.err.splitlines()) == len(targets.TARGETS)  # no terminal: a line for each

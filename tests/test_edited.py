@@ -181,7 +181,8 @@ def test_chunks_far_variants_and_veneers(name: str) -> None:
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_large_programs(name: str) -> None:
-    """More than a MiB with the real reach: riscv64's jal, everybody's conditional branches (4 KiB, 32 KiB, 128 KiB)."""
+    """More than a MiB with the real reach: riscv64's jal, everybody's conditional branches (127 bytes, 4 KiB, 32 KiB,
+    128 KiB)."""
     program = random_program(everything(name), 16_000)
     found = flow(program, 0x5555_0000_0000)
     assert len(found.image.code) > 1 << 20
@@ -189,7 +190,7 @@ def test_large_programs(name: str) -> None:
     plan.settle(0x5555_0000_0000, IMPORTS)
     inner = sum(isinstance(goal, Piece) for chunk in plan.chunks for goal in chunk.veneers)
     assert (inner > 1000) == (name == "riscv64")
-    assert (len(plan.far) > 1000) == (name != "x86_64")
+    assert len(plan.far) > 1000
 
 
 @pytest.mark.parametrize("name", ["mips64", "mips64el"])

@@ -10,6 +10,8 @@ What differs:
   the congruent negative value.
 * lld merges equal constants; -O0 lets each one stay where its section says. Those of an object are not distinct, ours
   are: lld may take any place that holds the same bytes.
+* Short jumps between the parts of a stencil want them side by side. A few near variants are so long that this does not
+  help in either order: no program uses them, and lld does not see them.
 * To lld a PowerPC function at address 0 is one that does not exist, and a branch to it goes nowhere.
 """
 
@@ -30,6 +32,7 @@ from tests.oracle_build import EVERYTHING, OPS, TARGETS, made, tools
 from tests.oracle_elf import bind, code_sections, outside, parsed, section_bytes
 
 ROUNDS = 20
+PART_REACH = 2048  #: bytes within which the parts of a stencil lie when they are placed at random
 WORD = 1 << 64
 
 
@@ -84,12 +87,38 @@ def symbol_name(library: Library, hole: Hole) -> str:
 # ---- places and values
 
 
-def placing(sizes: dict[str, tuple[int, int]], target: Target, dice: random.Random) -> dict[str, int]:
+Orders = dict[str, list[tuple[str, ...]]]  #: hot section -> the orders in which its parts lie side by side
+
+
+def tight(found: dict[str, Template], target: Target) -> Orders:
+    """The stencils whose parts jump to each other by less than PART_REACH, and the orders in which that reaches."""
+    orders: Orders = {}
+    for section, template in found.items():
+        short = [
+            (hole, fld)
+            for hole in template.block.holes
+            if hole.what is What.BLOCK and (fld := target.fields[hole.field]).high < PART_REACH and fld.jump
+        ]
+        if short:
+            hot, cold = template.siblings
+            assert section == hot, "only hot parts have short jumps"
+            places = {(hot, cold): len(template.block.code), (cold, hot): -len(found[cold].block.code)}
+            orders[hot] = [
+                order
+                for order, at in places.items()
+                if all(fld.fits(fld.value(at, hole.addend, hole.place)) for hole, fld in short)
+            ]
+    return orders
+
+
+def placing(
+    sizes: dict[str, tuple[int, int]], orders: Orders, target: Target, dice: random.Random
+) -> dict[str, int]:
     """An address for each section: the parts of a stencil together, everything else in random order."""
     groups: dict[str, list[str]] = {}
     for name in sizes:
         groups.setdefault(name.replace("cnp.cold.", "cnp.hot."), []).append(name)
-    order = list(groups.values())
+    order = list(groups.items())
     dice.shuffle(order)
     address = dice.randrange(1 << dice.choice((20, 28, 31, 40, 47))) + 0x10000 & -0x1000
     if address % REGION_SIZE > REGION_SIZE - (1 << 20):
@@ -97,10 +126,11 @@ def placing(sizes: dict[str, tuple[int, int]], target: Target, dice: random.Rand
             1 << 20
         )  # a stencil does not jump from one region into the next: `cnp/plan.py` sees to that
     places = {}
-    for group in order:
+    for hot, group in order:
         address += dice.randrange(64) * 16
-        for name in dice.sample(group, len(group)):
-            address += dice.randrange(8) * 16
+        fitting = orders.get(hot, [])
+        for name in dice.choice(fitting) if fitting else dice.sample(group, len(group)):
+            address += 0 if fitting else dice.randrange(8) * 16
             address = -(-address // max(sizes[name][1], 1)) * max(sizes[name][1], 1)
             places[name] = address
             address += sizes[name][0]
@@ -223,17 +253,21 @@ def constant_places(built: Made, image: bytes, places: dict[str, int]) -> dict[i
     return found
 
 
-def link(image: bytes, places: dict[str, int], target: Target, folder: Path) -> dict[str, tuple[int, bytes]]:
+def link(
+    image: bytes, places: dict[str, int], left_out: set[str], target: Target, folder: Path
+) -> dict[str, tuple[int, bytes]]:
     """lld's answer: section -> (address, bytes)."""
     lines = [
         f'  "{name}" {address:#x} : {{ *("{name}") }}'
         for name, address in sorted(places.items(), key=lambda item: item[1])
     ]
+    unseen = "".join(f' *("{name}")' for name in sorted(left_out))
     script = folder / "script.ld"
     script.write_text(
         "SECTIONS {\n"
         + "\n".join(lines)
-        + "\n  /DISCARD/ : { *(.eh_frame .note* .comment .llvm_addrsig .MIPS* .reginfo .pdr) }\n}\n"
+        + "\n  /DISCARD/ : { *(.eh_frame .note* .comment .llvm_addrsig .MIPS* .reginfo .pdr)"
+        + f"{unseen} }}\n}}\n"
     )
     file, out = folder / "bound.o", folder / "linked"
     file.write_bytes(image)
@@ -259,15 +293,16 @@ def differences(source: Path, name: str, folder: Path) -> Iterator[tuple[int, st
     library = Library(built.file)
     found = templates(built, library)
     dice = random.Random(f"{source.name} {name}")
-    seen: set[str] = set()
+    orders = tight(found, library.target)
+    seen = {part for hot, fitting in orders.items() if not fitting for part in found[hot].siblings}
+    assert len(seen) < len(found) / 10
     for image in built.objects:
-        sizes = code_sections(image)
+        sizes = {section: size for section, size in code_sections(image).items() if section not in seen}
         mine = {section: found[section] for section in sizes if not section.startswith(".rodata")}
         seen |= set(mine)
         for number in range(ROUNDS):
-            for section in one_round(
-                built, library, image, mine, placing(sizes, library.target, dice), dice, folder
-            ):
+            places = placing(sizes, orders, library.target, dice)
+            for section in one_round(built, library, image, mine, places, dice, folder):
                 yield number, section
     assert seen == set(found)
 
@@ -287,7 +322,9 @@ def one_round(
         (section, name): choose(library, found[section], name, places[section], dice)
         for section, name in wanted
     }
-    linked = link(bind(image, lld_values(library, found, values)), places, library.target, folder)
+    left_out = set(code_sections(image)) - set(places)
+    bound = bind(image, lld_values(library, found, values))
+    linked = link(bound, places, left_out, library.target, folder)
     copies = constant_places(built, image, places)
     for section, template in found.items():
         address, theirs = linked[section]

@@ -1,7 +1,7 @@
 """Leaving and going on: a run that is left at an operation and continued elsewhere ends as if it had never been left.
 
-Random programs (resume_reference.py) are left at many of their operations, by generated code and by the interpreter,
-continued by the other or by the same, and left again. Where they stand in between and how they end is compared with a
+Random programs (resume_reference.py) are left at many of their operations, by generated code and by both interpreters,
+continued by another or by the same, and left again. Where they stand in between and how they end is compared with a
 Python reference; activations of callers are part of it.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import cnp
-from cnp import runtime, slot
+from cnp import interpret, runtime, slot
 from cnp.assembler import Assembler
 from cnp.errors import LabelError
 from cnp.foreign import Call, ForeignCode, Outcome
@@ -32,9 +32,14 @@ PROGRAMS, SAMPLES, HOPS = 12, 25, 3  #: random programs; places where each is le
 NESTED = 8  #: more calls than the programs nest
 LEAST = 20  #: polls of a program that is worth it
 DEPTH, DEEP = 5, 300  #: trap code of the contract; nested calls
+COMPILED, SWITCH, THREADED = range(3)  #: who runs
 
 
 Case = tuple[str, State, list[int], End]  #: function, state and memory to begin with, and the end
+
+
+def ways(library: Library) -> list[int]:
+    return [COMPILED, SWITCH, THREADED] if interpret.has_threads(library) else [COMPILED, SWITCH]
 
 
 class Programs:
@@ -133,14 +138,17 @@ def test_many_are_left_anywhere_and_end_the_same(
 def leave_and_go_on(programs: Programs, code: ForeignCode) -> None:
     """Run each program whole and in pieces."""
     lib = code.library
-    plan = [(case, way, FOREVER) for case in programs.cases for way in (False, True)]
+    who = ways(lib)
+    plan = [(case, way, FOREVER) for case in programs.cases for way in who]
     plan += [
-        (case, n % 2 == 1, at) for case in programs.cases for n, at in enumerate(programs.samples(case[3]))
+        (case, who[n % len(who)], at)
+        for case in programs.cases
+        for n, at in enumerate(programs.samples(case[3]))
     ]
     ends = [case[3] for case, _, _ in plan]
     areas = code.area_addresses([8 * MEMORY] * len(plan))
     calls = [
-        Call(name, {**state, "mem": area}, depth=NESTED, interpret=way)
+        Call(name, {**state, "mem": area}, depth=NESTED, interpret=way != COMPILED, threaded=way == THREADED)
         for ((name, state, _, _), way, _), area in zip(plan, areas, strict=True)
     ]
     outcome = code.run(
@@ -156,7 +164,8 @@ def leave_and_go_on(programs: Programs, code: ForeignCode) -> None:
             reference.pack_memory(lib, words, to - at if to < len(end.steps) else FOREVER)
             for words, end, at, to in zip(counted, ends, before, stops, strict=True)
         ]
-        outcome = code.resume(outcome, memory=memory, compiled=hop % 2 == 1)
+        threaded = len(who) == 3 and hop != 2
+        outcome = code.resume(outcome, memory=memory, compiled=hop % 2 == 1, threaded=threaded)
     for result, data, end in zip(outcome.results, outcome.memory, ends, strict=True):
         check_end(result, reference.unpack_memory(lib, data), end)
     assert counted_by(code, outcome) == 3 * sum(end.counts for end in ends)
@@ -181,11 +190,14 @@ def test_the_call_depth_is_the_same_for_all(target: str, vocabulary_file: Vocabu
     _, code = foreign(vocabulary_file(SOURCE, runnable(target).name), 1)
     lib = code.library
     blank = reference.pack_memory(lib, [0] * (MEMORY - 1), FOREVER)
-    depths = [depth for depth in (0, 1, 7, DEEP) for _ in range(2)]
+    who = ways(lib)
+    depths = [depth for depth in (0, 1, 7, DEEP) for _ in who]
     areas = code.area_addresses([len(blank)] * len(depths))
     calls = [
-        Call("deep", {"acc": 77, "mem": area}, depth=depth, interpret=number % 2 == 1)
-        for number, (depth, area) in enumerate(zip(depths, areas, strict=True))
+        Call(
+            "deep", {"acc": 77, "mem": area}, depth=depth, interpret=way != COMPILED, threaded=way == THREADED
+        )
+        for depth, area, way in zip(depths, areas, 4 * who, strict=True)
     ]
     outcome = code.run(calls, memory=[blank] * len(calls))
     (function,) = (f for f in code.program.functions if f.name == "deep")
@@ -225,12 +237,12 @@ def test_left_anywhere_in_this_process(vocabulary_file: VocabularyFile) -> None:
     programs = Programs(asm, 2)
     code = asm.build()
     for name, state, words, end in programs.cases:
-        for way in (False, True):
+        for way in ways(vocabulary.library):
             memory = (ctypes.c_uint64 * MEMORY)(*words, FOREVER)
             check_end(begin(code, name, state, memory, way), list(memory)[:-1], end)
         for number, at in enumerate(programs.samples(end)):
             memory = (ctypes.c_uint64 * MEMORY)(*words, at)
-            result = begin(code, name, state, memory, number % 2 == 1)
+            result = begin(code, name, state, memory, number % len(ways(vocabulary.library)))
             for hop in range(1, HOPS + 1):
                 if result.returned or result.trapped:
                     break
@@ -241,9 +253,11 @@ def test_left_anywhere_in_this_process(vocabulary_file: VocabularyFile) -> None:
             check_end(result, list(memory)[:-1], end)
 
 
-def begin(code: runtime.Code, name: str, state: State, memory: Any, interpret: bool) -> Result:
+def begin(code: runtime.Code, name: str, state: State, memory: Any, way: int) -> Result:
     state = {**state, "mem": ctypes.addressof(memory)}
-    return code.interpreter.run(name, state) if interpret else code[name].run(state)
+    if way == COMPILED:
+        return code[name].run(state)
+    return code.interpreter.run(name, state, threaded=way == THREADED)
 
 
 def go_on(code: runtime.Code, result: Result, hop: int) -> Result:
@@ -251,4 +265,4 @@ def go_on(code: runtime.Code, result: Result, hop: int) -> Result:
     if len(result.activations) == 1 and hop % 2 == 1:
         assert isinstance(result.frame, runtime.Frame)
         return code.enter(result.op, result.state, result.frame)
-    return code.interpreter.resume(result)
+    return code.interpreter.resume(result, threaded=hop == HOPS and interpret.has_threads(code.library))

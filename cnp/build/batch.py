@@ -192,7 +192,7 @@ def measure(task: Task) -> Sizes:
     if task.source is None:
         return Sizes(size)
     library = Library.load(task.place)
-    stencils, _, holes, _ = library.facts["counts"]
+    stencils, holes = (library.facts["counts"][name] for name in ("stencils", "holes"))
     shared = sum(length for _, length, _ in library.facts["constants"])
     return Sizes(size, len(library.operations), stencils, holes, shared)
 

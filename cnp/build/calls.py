@@ -16,6 +16,7 @@ from cnp.errors import BuildError, ToolError
 #: A target on which IR says of each 32-bit argument whether it is signed.
 TELLING = "--target=powerpc64le-unknown-linux-gnu"
 NAME = r'@"?([\w.$]+)"?'
+BY_ADDRESS = ""  #: what an indirect call calls, in a call graph
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,8 @@ def find(source: Source, toolchain: Toolchain, flags: list[str]) -> Helpers:
         raise BuildError(error.message, op="", line=0, target="") from error
     graph, declared = call_graph(ir)
     bodies = [item.name + part for item in source.declarations for part in ("", "_slow")]
-    callers = frozenset(name for name in bodies if reaches(graph, f"cnp_probe_{name}", set(declared)))
+    outside = {*declared, BY_ADDRESS}
+    callers = frozenset(name for name in bodies if reaches(graph, f"cnp_probe_{name}", outside))
     natives = frozenset(name for name in bodies if reaches(graph, f"cnp_probe_{name}", {"cnp_native_call"}))
     return Helpers(callers, declared, natives)
 
@@ -70,12 +72,13 @@ def probe_source(source: Source) -> str:
 
 def parameter(kind: str, ctype: str) -> str:
     """The C type of an operand as the body takes it."""
-    fixed = {"imm": ctype, "label": "cnp_label", "func": "cnp_func", "table": "const cnp_label *"}
-    return fixed.get(kind, f"{ctype} *")
+    fixed = {"label": "cnp_label", "func": "cnp_func", "table": "const cnp_label *"}
+    return ctype if kind in ("imm", "in", "in/imm") else fixed.get(kind, f"{ctype} *")
 
 
 def call_graph(ir: str) -> tuple[dict[str, set[str]], dict[str, str]]:
-    """Function -> functions it calls; declared function -> its C signature. Intrinsics do not count."""
+    """Function -> functions it calls, BY_ADDRESS among them; declared function -> its C signature. Intrinsics do not
+    count."""
     graph: dict[str, set[str]] = {}
     declared: dict[str, str] = {}
     current = ""
@@ -88,6 +91,8 @@ def call_graph(ir: str) -> tuple[dict[str, set[str]], dict[str, str]]:
                 declared[found[2]] = signature(found[1], found[3])
         elif current and (found := re.search(rf"\bcall\b[^@]*{NAME}\(", line)):
             graph[current].add(found[1])
+        elif current and re.search(r"\bcall\b[^@\"]*%[\w.]+\(", line):
+            graph[current].add(BY_ADDRESS)
     return graph, declared
 
 

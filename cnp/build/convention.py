@@ -56,9 +56,11 @@ def belongs(site: re.Match[str], wanted: FunctionType) -> bool:
 
 
 def function_type(site: re.Match[str]) -> FunctionType:
-    """Result and parameter types, attributes and names aside."""
+    """Result and parameter types, attributes and names aside. A stencil that only knows the lower half of a float word
+    says `float` for `double`; the register is the same."""
     text = site.string[site.end() :]
-    return site["result"], *(next(pieces(part, " "), "") for part in pieces(parameters(text), ","))
+    types = (next(pieces(part, " "), "") for part in pieces(parameters(text), ","))
+    return site["result"], *("double" if name == "float" else name for name in types)
 
 
 def parameters(text: str) -> str:

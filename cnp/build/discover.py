@@ -15,17 +15,19 @@ from cnp.build.toolchain import Toolchain
 from cnp.errors import BuildError
 from cnp.stencil import Operand
 
-KINDS = {"imm": 2, "slot": 2, "cell": 2, "symbol": 2, "label": 1, "func": 1, "table": 1}
+KINDS = {"in": 2, "out": 2, "imm": 2, "slot": 2, "cell": 2, "symbol": 2, "label": 1, "func": 1, "table": 1}
+LISTED = ("in", "imm")  #: kinds whose immediates may be listed behind the name
 INTEGERS = {f"{sign}{bits}": bits // 8 for sign in "iu" for bits in (8, 16, 32, 64)}
 SCALARS = INTEGERS | {"f32": 4, "f64": 8}
 MOST_OPERANDS = 6
-#: What IMM(operand, type) may name: also u5 and the like.
+#: What IMM(operand, type) may name: also u5 and the like; or a number.
 IMMEDIATE = re.compile(r"[iu]([1-9]|[1-5]\d|6[0-4])|f32|f64")
+NUMBER = re.compile(r"-?\d+")
 
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """One operation as it is written. kind: op, slow (an op with a slow part), pure, test, trap, load, store.
+    """One operation as it is written. kind: op, slow (an op with a slow part), pure, test, trap.
 
     result: C type of a pure operation's value. immediates: operand name -> types of immediates that it may be, the best
     first.
@@ -97,12 +99,11 @@ def declaration(kind: str, rest: str, file: str, line: int) -> Declaration:
     name, _, rest = rest.partition(" ")
     where = f"{file}:{line}: operation {name!r}"
     if kind in ("op", "slow"):
-        operands = tuple(operand(text, where, name, line) for text in split(rest))
+        listed: dict[str, tuple[str, ...]] = {}
+        operands = tuple(operand(text, where, name, line, listed) for text in split(rest))
         if len(operands) > MOST_OPERANDS:
             raise BuildError(f"{where}: at most {MOST_OPERANDS} operands", op=name, line=line)
-        return Declaration(kind, name, operands, "", {}, file, line)
-    if kind in ("load", "store"):
-        return memory(kind, name, rest.split(), where, file, line)
+        return Declaration(kind, name, operands, "", listed, file, line)
     result, _, rest = rest.partition(" ")
     inner, flags = parenthesised(rest)
     immediates = immediate_types(flags, where, name, line)
@@ -113,31 +114,33 @@ def declaration(kind: str, rest: str, file: str, line: int) -> Declaration:
     return Declaration(kind, name, operands, result, immediates, file, line)
 
 
-def memory(kind: str, name: str, types: list[str], where: str, file: str, line: int) -> Declaration:
-    """A load d <- [base + offset] or a store [base + offset] <- a."""
-    value, cell = types
-    if value not in SCALARS or cell not in SCALARS:
-        raise BuildError(
-            f"{where}: load and store take scalar types, not {value} and {cell}", op=name, line=line
-        )
-    address = (Operand("in", "u64", "base"), Operand("imm", "i32", "offset"))
-    first = Operand("out", value, "d")
-    operands = (first, *address) if kind == "load" else (*address, Operand("in", value, "a"))
-    return Declaration(kind, name, operands, value, {}, file, line)
-
-
-def operand(text: str, where: str, name: str, line: int) -> Operand:
-    """`kind(type, name)` or `kind(name)`."""
+def operand(
+    text: str, where: str, name: str, line: int, listed: dict[str, tuple[str, ...]]
+) -> Operand:
+    """`kind(type, name)` or `kind(name)`; the immediates behind the name go to `listed`."""
     found = re.fullmatch(r"(\w+) ?\((.*)\)", text)
     parts = [part.strip() for part in found[2].split(",")] if found else []
-    if found is None or KINDS.get(found[1]) != len(parts):
+    count = KINDS.get(found[1], -1) if found else -1
+    if found is None or (len(parts) < count if found[1] in LISTED else len(parts) != count) or count < 0:
         forms = ", ".join(f"{kind}({'type, ' * (count - 1)}name)" for kind, count in KINDS.items())
         raise BuildError(f"{where}: operand {text!r} is none of {forms}", op=name, line=line)
-    ctype, label = ("", *parts)[-2:]
-    if found[1] == "imm" and ctype not in (*SCALARS, "disp") and not ctype.endswith("*"):
+    kind, (ctype, label) = found[1], ("", *parts[:count])[-2:]
+    if kind in ("in", "out") and ctype not in SCALARS:
+        raise BuildError(f"{where}: a value is one of {', '.join(SCALARS)}", op=name, line=line)
+    if kind == "imm" and ctype not in (*SCALARS, "disp") and not ctype.endswith("*"):
         allowed = ", ".join((*SCALARS, "disp"))
         raise BuildError(f"{where}: an immediate is a pointer or one of {allowed}", op=name, line=line)
-    return Operand(found[1], ctype, label)
+    if extra := parts[count:]:
+        listed[label] = tuple(check_immediate(part, where, name, line) for part in extra)
+    return Operand("in/imm" if kind == "in" and extra else kind, ctype, label)
+
+
+def check_immediate(text: str, where: str, name: str, line: int) -> str:
+    """A type of immediates or a number."""
+    if not IMMEDIATE.fullmatch(text) and not NUMBER.fullmatch(text):
+        message = f"{where}: an immediate is f32, f64, i1 … i64, u1 … u64 or a number, not {text}"
+        raise BuildError(message, op=name, line=line)
+    return text
 
 
 def immediate_types(flags: str, where: str, name: str, line: int) -> dict[str, tuple[str, ...]]:
@@ -145,11 +148,7 @@ def immediate_types(flags: str, where: str, name: str, line: int) -> dict[str, t
     found: dict[str, tuple[str, ...]] = {}
     for text in re.findall(r"IMM\(([^)]*)\)", flags):
         label, ctype = pair(text)
-        if not IMMEDIATE.fullmatch(ctype):
-            raise BuildError(
-                f"{where}: an immediate is f32, f64, i1 … i64 or u1 … u64, not {ctype}", op=name, line=line
-            )
-        found[label] = (*found.get(label, ()), ctype)
+        found[label] = (*found.get(label, ()), check_immediate(ctype, where, name, line))
     return found
 
 

@@ -1,7 +1,9 @@
 """Build a stencil file: the pipeline from a C source to bytes, one call after the other.
 
-source --discover--> declarations --wrappers--> C --clang--> (IR --convention-->) assembly --layout-->
-assembly --clang--> objects --extract--> stencils --library--> file
+source --discover--> declarations --shapes, wrappers--> C --clang--> (IR --convention-->) assembly --layout-->
+assembly --clang--> objects --extract--> stencils --learn--> forms --library--> file
+
+What learning wants to know goes around once more, from `wrappers` to `extract`.
 """
 
 from __future__ import annotations
@@ -10,7 +12,8 @@ import hashlib
 import json
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +21,17 @@ from cnp import library
 from cnp.build import calls, convention, interpreter, layout, wrappers
 from cnp.build.discover import Source, discover
 from cnp.build.extract import Extracted, extract
+from cnp.build.learn import Learner, cost
+from cnp.build.shapes import Shape, registers
+from cnp.build.shapes import shapes as all_shapes
 from cnp.build.toolchain import Toolchain
-from cnp.build.wrappers import HEADER_BYTES, Shape
+from cnp.build.wrappers import HEADER_BYTES, Calls, Sample
 from cnp.errors import BuildError, ToolError
 from cnp.library import Built
 from cnp.stencil import Accept, Form, Import, Operation, StateField, Stencil, What
-from cnp.target import Target
+from cnp.target import Formula, Target
+
+PORTION = 2500  #: stencils that are compiled at once
 
 #: What the shape of the code asks for: small functions without tables, frames, alignment or unwind tables.
 SHAPE = (
@@ -101,33 +109,116 @@ def make(job: Job) -> Made:
     """As `build`, with the objects beside the file."""
     source = discover(job.source, job.toolchain, [*job.flags, *job.includes()])
     helpers = calls.find(source, job.toolchain, [*MEANING, *job.includes()])
-    text = wrappers.stencil_source(source, job.target, helpers.callers, helpers.natives)
     with tempfile.TemporaryDirectory(prefix="cnp-") as scratch:
         folder = job.keep or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
-        lines_of = {shape.operation: shape.declaration.line for shape in wrappers.shapes(source, job.target)}
-        arranged = layout.arrange(compile_stencils(job, folder, text, source), job.target, lines_of)
-        objects = [
-            assemble(job, folder, "stencils", arranged.text),
-            compile_plain(
-                job, folder, "interpreter", interpreter.interpreter_source(source, helpers.callers)
-            ),
-        ]
-        interpreted = stack_usage(job, (folder / "interpreter.su").read_text())
-    extracted = extract(objects, job.target, arranged.stack, lines_of, helpers.signatures)
-    file = library.pack(hand_over(job, source, extracted, arranged, helpers, interpreted))
-    return Made(file, tuple(objects), extracted)
+        compiler = Compiler(job, source, helpers, folder)
+        units = interpreter.units(source, job.target, helpers.callers, helpers.natives)
+        compiler.objects += [compile_plain(job, folder, unit) for unit in units]
+        interpreted = max(stack_usage(job, (folder / f"{unit.name}.su").read_text()) for unit in units)
+        shapes = all_shapes(source, job.target)
+        learner = Learner(shapes, job.target, registers(source, job.target), source.result)
+        plain = [Sample(shape, 0) for shape in shapes if not shape.learned]
+        batch = learner.ask()
+        stencils = compiler.compile([*plain, *batch.samples], batch.texts)
+        while any(batch):
+            learner.tell(stencils, compiler.sections)
+            batch = learner.ask()
+            stencils = compiler.compile(*batch) if any(batch) else {}
+    extracted = compiler.extracted
+    forms = learner.forms()
+    for sample in plain:
+        form = plain_form(sample.shape, extracted, job.target)
+        forms.setdefault(sample.shape.operation, []).append(form)
+    for found in forms.values():
+        found += [shorter for form in found for shorter in shortened(form, job.target, compiler.straight)]
+    file = library.pack(hand_over(job, source, forms, shapes, extracted, helpers, interpreted))
+    return Made(file, tuple(compiler.objects), extracted)
 
 
-def compile_stencils(job: Job, folder: Path, text: str, source: Source) -> str:
+Texts = Mapping[str, tuple[str, list[str]]]  #: key -> the key that it was renamed from, assembly
+
+
+class Compiler:
+    """Compiles samples of one vocabulary, batch by batch. objects: all that were made; extracted: what is in them."""
+
+    def __init__(self, job: Job, source: Source, helpers: calls.Helpers, folder: Path) -> None:
+        self.job, self.source, self.folder = job, source, folder
+        self.called = Calls(helpers.callers, helpers.natives)
+        self.helpers = helpers
+        self.objects: list[bytes] = []
+        self.extracted: Extracted | None = None
+        self.straight: set[bytes] = set()
+        self.head: list[str] = []
+        self.constants: dict[str, list[str]] = {}
+        self.stack: dict[str, int] = {}
+        self.counts: dict[str, int] = {}
+        self.sections: dict[str, list[str]] = {}
+        self.count = 0
+
+    def compile(self, samples: list[Sample], texts: Texts) -> dict[str, Stencil]:
+        """The stencils of samples and of assembly texts, by key. The first call also reads the objects that are there
+        already."""
+        lines = {s.shape.operation: s.shape.declaration.line for s in samples}
+        first = self.extracted is None
+        portions = [samples[i : i + PORTION] for i in range(0, len(samples), PORTION)] or [[]] * first
+        with ThreadPoolExecutor(2) as pool:  # clang runs in processes of its own
+            made = list(pool.map(lambda part: self.one(*part), enumerate(portions, self.count)))
+        self.count += len(portions)
+        objects = [*(self.objects if first else []), *(data for data, _ in made)]
+        objects += self.assemble_texts(texts)
+        known = [arranged for _, arranged in made]
+        for arranged in known:
+            self.head = self.head or arranged.head
+            self.constants |= arranged.constants
+            self.stack |= arranged.stack
+            self.counts |= arranged.instructions
+        for key, (origin, _) in texts.items():
+            self.stack[key], self.counts[key] = self.stack[origin], self.counts[origin]
+        self.extracted = extract(
+            objects, self.job.target, self.stack, lines, self.helpers.signatures, self.counts, self.extracted
+        )
+        self.objects = objects if first else [*self.objects, *objects]
+        self.sections = {key: text for arranged in known for key, text in arranged.sections.items()}
+        stencils = self.extracted.stencils
+        for key in {key for arranged in known for key in arranged.straight}:
+            variants = filter(None, (stencils[key], stencils.get(f"{key}.far")))
+            self.straight |= {variant.blocks[0].code for variant in variants}
+        return stencils
+
+    def assemble_texts(self, texts: Texts) -> list[bytes]:
+        """Objects of assembly texts, with the constants that they mention."""
+        lines = [section for _, section in texts.values()]
+        portions = [lines[i : i + PORTION] for i in range(0, len(lines), PORTION)]
+
+        def one(portion: list[list[str]]) -> bytes:
+            text = "\n".join([*self.head, *(line for section in portion for line in section)]) + "\n"
+            name = f"renamed{self.count}.{portions.index(portion)}"
+            return assemble(self.job, self.folder, name, text + layout.definitions(text, self.constants))
+
+        with ThreadPoolExecutor(2) as pool:
+            return list(pool.map(one, portions))
+
+    def one(self, number: int, samples: list[Sample]) -> tuple[bytes, layout.Arranged]:
+        """One object of samples."""
+        name = f"stencils{number or ''}"
+        lines = {s.shape.operation: s.shape.declaration.line for s in samples}
+        text = wrappers.stencil_source(self.source, self.job.target, samples, self.called)
+        assembly = compile_stencils(self.job, self.folder, name, text)
+        assembly = assembly.replace(".LCPI", f"{layout.CONSTANT}{number}.")  # names that other objects can use
+        arranged = layout.arrange(assembly, self.job.target, lines)
+        return assemble(self.job, self.folder, name, arranged.text), arranged
+
+
+def compile_stencils(job: Job, folder: Path, name: str, text: str) -> str:
     """C -> assembly; by way of IR where the convention has no name in C."""
-    c_file, assembly = folder / "stencils.c", folder / "stencils.s"
+    c_file, assembly = folder / f"{name}.c", folder / f"{name}.s"
     c_file.write_text(text)
     flags = [*job.flags, *job.includes()]
     if not job.target.fastcc:
         run_clang(job, [*flags, *job.target.llvm_flags, "-S", c_file, "-o", assembly])
         return assembly.read_text()
-    ir = folder / "stencils.ll"
+    ir = folder / f"{name}.ll"
     run_clang(job, [*flags, "-Xclang", "-disable-llvm-passes", "-emit-llvm", "-S", c_file, "-o", ir])
     ir.write_text(convention.to_fastcc(ir.read_text(), job.target.name))
     keep = [flag for flag in job.flags if not flag.startswith("-W")]
@@ -154,54 +245,58 @@ def assemble(job: Job, folder: Path, name: str, text: str) -> bytes:
     return out.read_bytes()
 
 
-def compile_plain(job: Job, folder: Path, name: str, text: str) -> bytes:
-    """C by the host's convention -> object, by way of assembly so that a target may clean it."""
-    c_file, assembly = folder / f"{name}.c", folder / f"{name}.s"
-    c_file.write_text(text)
-    flags = [*job.flags, *job.includes(), *job.target.llvm_flags, "-fstack-usage"]
+def compile_plain(job: Job, folder: Path, unit: interpreter.Unit) -> bytes:
+    """An interpreter -> object, by way of assembly so that a target may clean it."""
+    c_file, assembly = folder / f"{unit.name}.c", folder / f"{unit.name}.s"
+    c_file.write_text(unit.text)
+    flags = [*job.flags, *unit.flags, *job.includes(), *job.target.llvm_flags, "-fstack-usage"]
     run_clang(job, [*flags, "-S", c_file, "-o", assembly])
     cleaned = (job.target.syntax.clean(line) for line in assembly.read_text().splitlines())
-    return assemble(job, folder, name, "\n".join(line for line in cleaned if line is not None) + "\n")
+    return assemble(job, folder, unit.name, "\n".join(line for line in cleaned if line is not None) + "\n")
 
 
 def stack_usage(job: Job, report: str) -> int:
     """Native stack of one nested call in the interpreter, in bytes, from clang's report of its functions."""
-    found = re.search(rf"\b{interpreter.STEPS}\t(\d+)\tstatic", report)
+    found = interpreter.native_stack(report)
     if found is None:
         message = (
             f"the interpreter's native stack has no fixed size on {job.target.name}: a body allocates on it"
         )
         raise BuildError(message, op="", line=0, target=job.target.name)
-    return int(found[1])
+    return found
 
 
 # ---- what goes into the file
 
 
+Forms = dict[str, list[Form]]  #: by operation
+
+
 def hand_over(
     job: Job,
     source: Source,
+    forms: Forms,
+    shapes: list[Shape],
     extracted: Extracted,
-    arranged: layout.Arranged,
     helpers: calls.Helpers,
     interpreter_stack: int,
 ) -> Built:
     """Put operations and their stencils together."""
-    by_operation: dict[str, list[Shape]] = {}
-    for shape in wrappers.shapes(source, job.target):
-        by_operation.setdefault(shape.operation, []).append(shape)
+    first = {shape.operation: shape for shape in reversed(shapes)}
+    names = list(dict.fromkeys(shape.operation for shape in shapes))
     operations = tuple(
         Operation(
             name,
             index,
-            group[0].operands,
-            distinct(make_form(shape, extracted, job.target) for shape in group),
-            group[0].declaration.line,
-            bool(helpers.natives & {group[0].declaration.name, f"{group[0].declaration.name}_slow"}),
+            first[name].operands,
+            best([narrowed(form, job.target) for form in forms[name]]),
+            first[name].declaration.line,
+            bool(helpers.natives & {first[name].declaration.name, f"{first[name].declaration.name}_slow"}),
         )
-        for index, (name, group) in enumerate(by_operation.items())
+        for index, name in enumerate(names)
     )
     state, size = state_fields(source)
+    banks = registers(source, job.target)
     return Built(
         facts(job),
         operations,
@@ -213,22 +308,76 @@ def hand_over(
         (HEADER_BYTES + size + 15) // 16 * 16,
         source.result,
         interpreter_stack,
+        {bank: numbers for bank, numbers in (("r", banks.r), ("f", banks.f)) if numbers},
     )
 
 
-def distinct(forms: Iterable[Form]) -> tuple[Form, ...]:
-    """The forms without those that take nothing an earlier one does not take."""
-    found: dict[tuple[Accept, ...], Form] = {}
-    for form in forms:
-        found.setdefault(form.accepts, form)
-    return tuple(found.values())
+def best(forms: list[Form]) -> tuple[Form, ...]:
+    """The forms by cost, without those that take nothing that a cheaper one does not take."""
+    ordered = sorted(forms, key=lambda form: cost(form.near))
+    found: list[Form] = []
+    by_kinds: dict[tuple[str, ...], list[Form]] = {}
+    for form in ordered:
+        if any(accept.low > accept.high for accept in form.accepts):
+            continue
+        kinds = tuple(accept.kind if accept.kind in ("r", "f", "slot") else "imm" for accept in form.accepts)
+        rivals = by_kinds.setdefault(kinds, [])
+        if not any(includes(rival, form) for rival in rivals):
+            rivals.append(form)
+            found.append(form)
+    return tuple(found)
 
 
-def make_form(shape: Shape, extracted: Extracted, target: Target) -> Form:
-    """One form: its stencils and what its operands may be, by type and by every field they fill."""
+def includes(first: Form, second: Form) -> bool:
+    """Whether one form takes whatever another takes."""
+    if not set(first.same) <= set(second.same) or not set(first.differ) <= set(second.differ):
+        return False
+    return all(
+        a.low <= b.low
+        and b.high <= a.high
+        and b.align % a.align == 0
+        and b.mask & ~a.mask == 0
+        and (a.kind == b.kind or {a.kind[0], b.kind[0]} == {"i"})
+        for a, b in zip(first.accepts, second.accepts, strict=True)
+    )
+
+
+def plain_form(shape: Shape, extracted: Extracted, target: Target) -> Form:
+    """A form whose operands are all symbols in the object."""
     near, far = extracted.stencils[shape.key], extracted.stencils.get(f"{shape.key}.far")
-    accepts = tuple(narrow(accepted, number, near, target) for number, accepted in enumerate(shape.accepts))
-    return Form(accepts, near, far)
+    return Form(tuple(pick.accept for pick in shape.picks), near, far)
+
+
+def shortened(form: Form, target: Target, straight: set[bytes]) -> Iterator[Form]:
+    """The same form for slots near the frame's begin, where fields have shorter forms that the compiler cannot choose for
+    a symbol."""
+    variants = [form.near] if form.far is None else [form.near, form.far]
+    if target.shorten is None or any(variant.blocks[0].code not in straight for variant in variants):
+        return
+    slots = frozenset(number for number, accept in enumerate(form.accepts) if accept.kind == "slot")
+    blocks = [target.shorten(variant.blocks[0], slots) for variant in variants]
+    shorter = [
+        variant._replace(blocks=(block, *variant.blocks[1:]))
+        for variant, block in zip(variants, blocks, strict=True)
+        if block is not None
+    ]
+    if len(shorter) == len(variants):
+        limits = target.fields[target.short_field]
+        accepts = tuple(
+            accept._replace(low=limits.low, high=limits.high) if number in slots else accept
+            for number, accept in enumerate(form.accepts)
+        )
+        near, far = [*shorter, None][:2]
+        yield form._replace(accepts=accepts, near=near, far=far)
+
+
+def narrowed(form: Form, target: Target) -> Form:
+    """What the operands of a form may be, by type and by every field they fill."""
+    accepts = tuple(
+        accepted if accepted.kind in ("r", "f") else narrow(accepted, number, form.near, target)
+        for number, accepted in enumerate(form.accepts)
+    )
+    return form._replace(accepts=accepts)
 
 
 def narrow(accepted: Accept, operand: int, stencil: Stencil, target: Target) -> Accept:
@@ -238,7 +387,10 @@ def narrow(accepted: Accept, operand: int, stencil: Stencil, target: Target) -> 
         for hole in block.holes:
             if hole.what is What.OPERAND and hole.index == operand:
                 fld = target.fields[hole.field]
-                low, high = max(low, fld.low - hole.addend), min(high, fld.high - hole.addend)
+                if fld.formula is Formula.NEGATED:
+                    low, high = max(low, -fld.high - hole.addend), min(high, -fld.low - hole.addend)
+                else:
+                    low, high = max(low, fld.low - hole.addend), min(high, fld.high - hole.addend)
                 if fld.align > 1 and hole.addend % fld.align == 0:
                     align = max(align, fld.align)
     return Accept(accepted.kind, low, high, align)
@@ -280,7 +432,7 @@ def inputs_digest(job: Job) -> str:
         Path(re.sub(r"\\([ #])", r"\1", name).replace("$$", "$")) for name in names
     ]  # as make reads them
     package = Path(__file__).parents[1]
-    types = [package / f"{name}.py" for name in ("library", "stencil", "target")]
+    types = [package / f"{name}.py" for name in ("library", "stencil", "tables", "target")]
     builder = sorted([*package.glob("build/*.py"), *package.glob("targets/*.py"), *types])
     for path in [*files, *builder]:
         digest.update(path.name.encode() + b"\0" + path.read_bytes())

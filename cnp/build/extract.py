@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import io
 import re
+import struct
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, NamedTuple
 
 from elftools.elf.elffile import ELFFile
 from elftools.elf.enums import ENUM_E_MACHINE
@@ -21,21 +24,32 @@ from cnp.stencil import Block, Constant, Hole, Leave, Stencil, What
 from cnp.target import Field, Formula, Record, Target
 
 ALLOCATED = 0x2
+SPECIAL = 0xFF00  #: section numbers from here on are none
 STENCIL_SECTION = re.compile(r"cnp\.(hot|cold)\.([\w.]+?)(\.far)?")
 IGNORED = re.compile(
     r"\.(note|comment|llvm_addrsig|debug|eh_frame|pdr|reginfo|MIPS|gnu\.attributes|riscv\.attributes)"
 )
+TAIL = "cnp.tail."  #: prefix of the label at the last jump of a stencil (`cnp/build/layout.py`)
 OPERAND = re.compile(r"cnp\.(target\.)?(\d)(\.lit)?")
 
 
 @dataclass
 class Extracted:
-    """What the objects of one build hold. stencils: key (`add.0`, `add.0.far`) -> code. imports: helpers by name."""
+    """What the objects of one build hold. stencils: key (`add.0`, `add.0.far`) -> code. imports: helpers by name.
+    places: number of each constant."""
 
     stencils: dict[str, Stencil] = field(default_factory=dict)
     routines: dict[str, Block] = field(default_factory=dict)
     constants: list[Constant] = field(default_factory=list)
     imports: list[str] = field(default_factory=list)
+    places: dict[Constant, int] = field(default_factory=dict)
+
+
+class Sizes(NamedTuple):
+    """What is known of stencils from their text: native stack in bytes, number of instructions."""
+
+    stack: Mapping[str, int]
+    instructions: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +62,7 @@ class Site:
 
     def refuse(self, what: str, **evidence: object) -> BuildError:
         found = STENCIL_SECTION.fullmatch(self.section)
-        op = found[2].rpartition(".")[0] if found else ""
+        op = found[2].partition(".")[0] if found else ""
         line = self.lines.get(op, 0)
         where = f"operation {op!r} (line {line})" if op else self.section
         facts = {"op": op, "line": line, "target": self.target.name, "section": self.section}
@@ -58,19 +72,22 @@ class Site:
 def extract(
     objects: list[bytes],
     target: Target,
-    stack: dict[str, int],
+    stack: Mapping[str, int],
     lines: Mapping[str, int] | None = None,
     helpers: Container[str] | None = None,
+    instructions: Mapping[str, int] | None = None,
+    result: Extracted | None = None,
 ) -> Extracted:
     """Read all objects of one vocabulary. stack: native stack of each stencil, in bytes. lines: operation -> its
     line in the C source, for messages. helpers: the functions that the source calls; what else an object asks for
-    is refused (None: nothing is)."""
-    result = Extracted()
-    routine_names = sorted(
-        {name for image in objects for name in routine_sections(ELFFile(io.BytesIO(image)))}
-    )
+    is refused (None: nothing is). instructions: of each stencil. result: what was read of the same vocabulary before,
+    to be added to; the first objects have all routines."""
+    result = result or Extracted()
+    names = {name for image in objects for name in routine_sections(ELFFile(io.BytesIO(image)))}
+    routine_names = sorted(result.routines or names)
     for image in objects:
-        Reader(ELFFile(io.BytesIO(image)), target, result, routine_names, stack, lines or {}, helpers).read()
+        sizes = Sizes(stack, instructions or {})
+        Reader(ELFFile(io.BytesIO(image)), target, result, routine_names, sizes, lines or {}, helpers).read()
     result.routines = dict(sorted(result.routines.items()))
     return result
 
@@ -90,14 +107,18 @@ class Reader:
         target: Target,
         result: Extracted,
         routines: list[str],
-        stack: dict[str, int],
+        sizes: Sizes,
         lines: Mapping[str, int],
         helpers: Container[str] | None,
     ) -> None:
         self.elf, self.target, self.result = elf, target, result
-        self.routines, self.stack, self.lines, self.helpers = routines, stack, lines, helpers
+        self.routines, self.sizes, self.lines, self.helpers = routines, sizes, lines, helpers
         self.sections: list[Section] = list(elf.iter_sections())
-        self.constants: dict[tuple[str, int], int] = {}
+        self.names = [section.name for section in self.sections]
+        self.named = dict(zip(self.names, self.sections, strict=True))
+        self.order = "<" if self.target.byteorder == "little" else ">"
+        self.symbols = self.read_symbols()
+        self.tails = self.marks()
 
     def read(self) -> None:
         if ENUM_E_MACHINE.get(self.elf["e_machine"]) != self.target.machine:
@@ -119,7 +140,9 @@ class Reader:
                 self.check_known(section, records)
         for key, blocks in parts.items():
             ordered = tuple(blocks[part] for part in ("hot", "cold") if part in blocks)
-            self.result.stencils[key] = Stencil(ordered, self.stack.get(key.removesuffix(".far"), 0))
+            name = key.removesuffix(".far")
+            sizes = self.sizes.stack.get(name, 0), self.sizes.instructions.get(name, 0)
+            self.result.stencils[key] = Stencil(ordered, *sizes)
 
     def site(self, section: str) -> Site:
         return Site(self.target, section, self.lines)
@@ -156,33 +179,66 @@ class Reader:
         for hole in holes:
             if not 0 <= hole.offset <= len(code) - self.target.fields[hole.field].size:
                 raise site.refuse(f"a relocation at {hole.offset:#x} lies outside of the section")
-        size = self.target.jump_size
-        ends = bool(holes) and holes[-1].what is What.NEXT and holes[-1].offset >= len(code) - size
-        return Block(code, tuple(holes), size if ends else 0, max(1, section["sh_addralign"]))
+        tail = len(code) - self.tails.get(section.name, len(code))
+        return Block(code, tuple(holes), tail, max(1, section["sh_addralign"]))
+
+    def marks(self) -> dict[str, int]:
+        """Where the tail of each section begins that has one."""
+        return {
+            self.names[place]: value
+            for table in self.symbols.values()
+            for name, place, value in table
+            if name.startswith(TAIL)
+        }
+
+    def read_symbols(self) -> dict[int, list[tuple[str, int, int]]]:
+        """The symbol tables by section number: name, number of the section (0: none), value. Unpacked in bulk: there is one
+        symbol or more for each stencil."""
+        entry = struct.Struct(f"{self.order}IBBHQQ")
+        found = {}
+        for number, section in enumerate(self.sections):
+            if isinstance(section, SymbolTableSection):
+                names = self.sections[section["sh_link"]].data()
+                found[number] = [
+                    (text(names, name), place if place < SPECIAL else 0, value)
+                    for name, _, _, place, value, _ in entry.iter_unpack(section.data())
+                ]
+        return found
 
     def records(self) -> dict[str, list[Record]]:
         """Relocations by the section they change."""
         found: dict[str, list[Record]] = {}
         for section in self.sections:
             if isinstance(section, RelocationSection):
-                symbols = self.sections[section["sh_link"]]
-                assert isinstance(symbols, SymbolTableSection)
-                changed = self.sections[section["sh_info"]].name
+                symbols = self.symbols[section["sh_link"]]
+                changed = self.names[section["sh_info"]]
                 if not section.is_RELA():
                     raise self.site(changed).refuse("relocations without addends")
-                found[changed] = [self.record(raw, symbols) for raw in section.iter_relocations()]
+                raw = self.relocation.iter_unpack(section.data())
+                found[changed] = [self.record(*entry, symbols) for entry in raw]
         return found
 
-    def record(self, raw: object, symbols: SymbolTableSection) -> Record:
-        entry = raw.entry  # type: ignore[attr-defined]
-        kind = entry["r_info_type"]
-        if "r_type2" in entry:  # MIPS n64 composes up to three
-            kind = entry["r_type"] | entry["r_type2"] << 8 | entry["r_type3"] << 16
-        symbol = symbols.get_symbol(entry["r_info_sym"])
-        index = symbol["st_shndx"]
-        section = self.sections[index].name if isinstance(index, int) else ""
-        offset, addend = entry["r_offset"], entry["r_addend"]
-        return Record(offset, kind, symbol.name or section, section, symbol["st_value"], addend, offset)
+    @cached_property
+    def relocation(self) -> struct.Struct:
+        """How a relocation lies in its section: MIPS n64 composes three types, the first one last."""
+        composed = any(
+            "r_type2" in next(section.iter_relocations()).entry
+            for section in self.sections
+            if isinstance(section, RelocationSection) and section.num_relocations()
+        )
+        return struct.Struct(f"{self.order}QIxBBBq" if composed else f"{self.order}QQq")
+
+    def record(self, offset: int, *rest: Any) -> Record:
+        """One relocation. rest: symbol and types, or both in one word; the addend; the symbols."""
+        if len(rest) == 3:
+            info, addend, symbols = rest
+            number, kind = (info >> 32, info & 0xFFFFFFFF)
+        else:
+            number, third, second, first, addend, symbols = rest
+            kind = first | second << 8 | third << 16
+        name, place, value = symbols[number]
+        section = self.names[place] if place else ""
+        return Record(offset, kind, name or section, section, value, addend, offset)
 
     def holes(self, site: Site, record: Record) -> Iterator[Hole]:
         """The holes of one relocation."""
@@ -235,14 +291,20 @@ class Reader:
     def constant(self, record: Record) -> tuple[int, int]:
         """Index of the constant that a relocation reads, and the addend left. One entry of a mergeable section, or
         the whole section where only the section is named."""
-        section = next(s for s in self.sections if s.name == record.section)
+        section = self.named[record.section]
         size = section["sh_entsize"]
         single = record.symbol != record.section and size
         start, length = (record.value, size) if single else (0, section.data_size)
         data = Constant(section.data()[start : start + length], max(1, section["sh_addralign"]))
-        if data not in self.result.constants:
+        index = self.result.places.setdefault(data, len(self.result.constants))
+        if index == len(self.result.constants):
             self.result.constants.append(data)
-        return self.result.constants.index(data), record.addend + (0 if single else record.value)
+        return index, record.addend + (0 if single else record.value)
+
+
+def text(names: bytes, start: int) -> str:
+    """A string of a string table."""
+    return names[start : names.index(0, start)].decode()
 
 
 def stand_alone(holes: list[Hole], fields: dict[str, Field]) -> list[Hole]:

@@ -1,24 +1,61 @@
-"""Print the interpreter of a vocabulary: the same bodies in a switch over records.
+"""Print the interpreters of a vocabulary: the same bodies in a switch, and threaded.
 
-    record   0  u16 operation      operand i of kind   imm            its value
-             2  u16 immediates                         slot           bytes from the frame's first slot
-             4  u32 position                           label, func    address of the record to go on at
-             8  u64 operand[6]                         cell, symbol   address
-            56                                         table          address of a table of record addresses
+    record   0  u64 code         the threaded case      operand i of kind   imm            its value
+             8  u32 number       of the case                                slot, in, out  bytes from the frame's slot 0,
+            12  u32 position                                                               negative: a register's home
+            16  u64 operand[6]                                              label, func    address of the record to go on at
+            64                                                              cell, symbol   address
+                                                                            table          address of a table of records
 
-Bit i of `immediates` says that operand i of a pure operation is a value, not a slot. The frame, the context and
-the way a run ends are the same as those of generated code, so that either can go on where the other left.
+An operation has a case for each way to give its operands (`cnp.interpret.ways`): what is an immediate is known to the
+case and never tested. Case 0 does nothing, for moves that only generated code needs. Each case is printed once and compiled in two frames:
+
+    switch      cnp_interpret            one function, one jump through a table of distances between its labels:
+                                         a compiler's own table would hold addresses, which stencil files do not
+    threaded    cnp_interpret_threaded   a function for each case, its address in the record; each ends in a tail call of
+                                         the next one, and the state travels in its parameters
+
+The frame, the context and the way a run ends are those of generated code, so that each can go on where another left.
+Registers (state words that operands can name) lie in their homes below the frame, always. Other words lie in C
+variables; what the threaded interpreter has no parameter for lies in its home too.
+
+Two tables come along as if they were routines, for `cnp.interpret.records` to read:
+
+    cnp.cases        u32 for each operation: number of its first case
+    cnp.threads.at   u32 for each case: where it begins in the routine cnp.threads
 """
 
 from __future__ import annotations
 
-from cnp.build.discover import SCALARS, Declaration, Source
-from cnp.build.wrappers import HEADER_BYTES, value_of, variants
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from cnp import interpret
+from cnp.build.discover import NUMBER, SCALARS, Declaration, Source
+from cnp.build.shapes import FLOATS, REGISTER, variants
+from cnp.build.wrappers import HEADER_BYTES
+from cnp.interpret import VALUE, Way
 from cnp.stencil import Operand
+from cnp.target import Target
 
-STEPS = "cnp_steps"  #: the function that calls itself for each nested call
+#: What is added to the flags of the stencils: speed, as an interpreter's author would ask for it. No warnings: the
+#: stencils have given them, and what clang does to find them takes minutes in a function of this size.
+FLAGS: tuple[str, ...] = ("-O2", "-w")
+#: Where code may name data by addresses of 32 bits, it would index a table by one.
+POSITION_INDEPENDENT, SHORT_ADDRESSES = "-fpie", "-mcmodel=small"
+#: What makes the switch stay one: its dispatch is not copied to the end of every case, and cases share no code that
+#: each would first have to jump to.
+ONE_DISPATCH = (
+    "-mllvm", "-disable-early-taildup", "-mllvm", "-disable-tail-duplicate", "-mllvm", "-enable-tail-merge=0",
+)  # fmt: skip
+C_PLACES = 8  #: arguments that every C convention here hands over in registers, of all types together
+RECORD_AND_FRAME = 2  #: places that are no state words
+STACK = re.compile(r":(?:cnp_steps|cnp_case_\d+)\t(\d+)\t(\S+)")
 
-RUN = r"""
+COMMON = r"""
+#define CNP_HOME(frame) ((struct cnp_saved *)((frame) - CNP_HEADER_SIZE))
+#define CNP_RECORD(word) ((const struct cnp_record *)(__UINTPTR_TYPE__)(word))
 /* What the compiler calls by itself to copy and clear large states. */
 __attribute__((used)) void *memcpy(void *to, const void *from, __SIZE_TYPE__ size) {
     __SIZE_TYPE__ i = 0;
@@ -31,181 +68,439 @@ __attribute__((used)) void *memset(void *to, int value, __SIZE_TYPE__ size) {
     for (__SIZE_TYPE__ i = 0; i < size; i++) ((char *)to)[i] = (char)value;
     return to;
 }
-struct cnp_record { u16 operation, immediates; u32 position; u64 operand[6]; };
-static void cnp_save(cnp_state *s) { struct cnp_saved *to = (void *)(s->cnp_frame - CNP_HEADER_SIZE); CNP_SAVE }
-static void cnp_restore(cnp_state *s) { struct cnp_saved *from = (void *)(s->cnp_frame - CNP_HEADER_SIZE); CNP_RESTORE }
-static cnp_word cnp_leave(cnp_state *s, u32 position, u32 kind, u32 code, int inner) {
-    cnp_header *header = CNP_HEADER(s->cnp_frame);
+CNP_INLINE u64 cnp_word_f64(f64 value) { return cnp_bits_f64(value); }
+CNP_INLINE u64 cnp_word_f32(f32 value) { return cnp_bits_f32(value); }
+/* An f32 in the home of a register: boxed, or as the f64 of the same value; a NaN keeps its bits. */
+#ifdef CNP_F32_IS_WIDE
+CNP_INLINE u64 cnp_boxed(f32 value) {
+    u64 bits = cnp_bits_f32(value);
+    if ((bits & 0x7f800000) != 0x7f800000) return cnp_bits_f64((f64)value);
+    return (bits & 0x80000000) << 32 | 0x7ff0000000000000 | (bits & 0x7fffff) << 29;
+}
+CNP_INLINE f32 cnp_unboxed(u64 word) {
+    if ((word & 0x7ff0000000000000) != 0x7ff0000000000000) return (f32)cnp_f64(word);
+    return cnp_f32((u32)(word >> 32 & 0x80000000 | 0x7f800000 | (word >> 29 & 0x7fffff)));
+}
+#else
+CNP_INLINE u64 cnp_boxed(f32 value) { return 0xffffffff00000000 | cnp_bits_f32(value); }
+CNP_INLINE f32 cnp_unboxed(u64 word) { return cnp_f32((u32)word); }
+#endif
+CNP_INLINE f32 cnp_get_f32(const char *frame, i64 offset) {
+#ifdef CNP_F32_IS_WIDE
+    if (offset < 0) return cnp_unboxed(*(const u64 *)(frame + offset));
+#endif
+    return *(const f32 *)(frame + offset + CNP_LOW(4));
+}
+CNP_INLINE void cnp_put_f32(char *frame, i64 offset, f32 value) {
+    if (offset < 0) *(u64 *)(frame + offset) = cnp_boxed(value);
+    else *(f32 *)(frame + offset + CNP_LOW(4)) = value;
+}
+CNP_INLINE cnp_word cnp_leave(char *frame, u32 position, u32 kind) {
+    cnp_header *header = CNP_HEADER(frame);
     cnp_context *context = header->context;
-    cnp_save(s);
     header->op = position;
-    header->code = code;
-    header->inner = inner ? context->outermost : 0;
-    context->outermost = s->cnp_frame;
-    if (!inner) {
+    header->inner = kind ? 0 : context->outermost;
+    context->outermost = frame;
+    if (kind) {
         context->kind = kind;
-        context->frame = s->cnp_frame;
+        context->frame = frame;
     }
     return (cnp_word){ 0, 0 };
 }
-static cnp_word cnp_steps(cnp_state *s, const struct cnp_record *pc);
+/* The ways out of both frames. */
+#define CNP_EXIT_HERE CNP_SAVE CNP_HEADER(cnp_frame)->code = 0; return cnp_leave(cnp_frame, cnp_pc->position, 1);
+#define CNP_TRAP_HERE CNP_SAVE return cnp_leave(cnp_frame, cnp_pc->position, 2);
+#define CNP_UNWIND_HERE CNP_SAVE CNP_HEADER(cnp_frame)->code = 0; return cnp_leave(cnp_frame, cnp_pc->position, 0);
+#define CNP_RETURN_HERE if (CNP_HEADER(cnp_frame)->outer) { CNP_SAVE } return (cnp_word){ CNP_RESULT_WORD, 1 };
 CNP_INLINE cnp_word cnp_call(cnp_state *s, cnp_func function, void *base) {
     cnp_header *mine = CNP_HEADER(s->cnp_frame);
-    if (mine->context->pending) {
+    if (unlikely(mine->context->pending)) {
         mine->context->pending = 0;
         return (cnp_word){ mine->context->pending_value, 1 };
     }
-    if (mine->depth == 0) return (cnp_word){ TRAP(CNP_TRAP_DEPTH), 0 };
+    if (unlikely(mine->depth == 0)) return (cnp_word){ TRAP(CNP_TRAP_DEPTH), 0 };
     char *frame = (char *)base + CNP_HEADER_SIZE;
     CNP_HEADER(frame)->depth = mine->depth - 1;
     CNP_HEADER(frame)->outer = 0;
     CNP_HEADER(frame)->context = mine->context;
-    cnp_state callee = *s;
-    callee.cnp_frame = frame;
-    cnp_word result = cnp_steps(&callee, (const struct cnp_record *)function);
-    if (!result.frame) result.value = CNP_UNWIND;
+    struct cnp_saved *to = CNP_HOME(frame);
+    CNP_COPY_HOMES
+    const struct cnp_record *record = CNP_RECORD(function);
+    cnp_word result = CNP_CODE(record)(frame, record CNP_WORDS_OF(s));
+    if (unlikely(!result.frame)) result.value = CNP_UNWIND;
     CNP_STATE(CNP_BURY)
     return result;
 }
-static __attribute__((noinline)) cnp_word cnp_steps(cnp_state *cnp_initial, const struct cnp_record *cnp_pc) {
-    cnp_state cnp_now = *cnp_initial, cnp_before, *s = &cnp_now;
-    for (;;) {
-        char *cnp_at = cnp_now.cnp_frame;
-        const u64 *cnp_o = cnp_pc->operand;
-        cnp_go cnp_next = NEXT;
-        int cnp_calls = 0;
-        switch (cnp_pc->operation) {
-@CASES@
-            default: cnp_next = TRAP(CNP_TRAP_UNREACHABLE);
-        }
-        if (cnp_calls && CNP_CONTEXT->raised)
-            return cnp_leave(&cnp_before, cnp_pc->position, 2, (u32)CNP_CONTEXT->raised, 0);
-        switch (CNP_KIND(cnp_next)) {
-            case CNP_NEXT: cnp_pc++; break;
-            case CNP_JUMP: cnp_pc = (const struct cnp_record *)(__UINTPTR_TYPE__)CNP_PAYLOAD(cnp_next); break;
-            case CNP_TABLE: cnp_pc = (const struct cnp_record *)(__UINTPTR_TYPE__)cnp_now.cnp_to; break;
-            case CNP_EXIT: return cnp_leave(s, cnp_pc->position, 1, 0, 0);
-            case CNP_TRAP: return cnp_leave(s, cnp_pc->position, 2, (u32)CNP_PAYLOAD(cnp_next), 0);
-            case CNP_UNWIND:
-                s = &cnp_before;
-                s->cnp_dead = cnp_now.cnp_dead;
-                CNP_STATE(CNP_BURY)
-                return cnp_leave(s, cnp_pc->position, 0, 0, 1);
-            default:
-                if (CNP_HEADER(cnp_at)->outer) cnp_save(s);
-                return (cnp_word){ CNP_RESULT_WORD, 1 };
-        }
-    }
-}
-void cnp_interpret(char *frame, const struct cnp_record *record) {
-    cnp_state state = { .cnp_frame = frame };
-    cnp_restore(&state);
-    cnp_word result = cnp_steps(&state, record);
+"""
+
+ENTRY = r"""void @NAME@(char *frame, const struct cnp_record *record) {
+    cnp_word result = CNP_CODE(record)(frame, record CNP_WORDS_OF(CNP_HOME(frame)));
     cnp_context *context = CNP_HEADER(frame)->context;
     if (!result.frame) return;
     context->kind = 0;
     context->value = result.value;
+}"""
+
+#: One jump to the case whose number the record holds: the distances are the same wherever the code lies.
+JUMP = r"""#define CNP_CASE(number) cnp_case_##number:
+    static const i32 cnp_distances[] = { @DISTANCES@ };
+cnp_dispatch:
+    goto *(void *)((const char *)&&cnp_case_0 + cnp_distances[cnp_pc->number]);
+@CASES@"""
+#: The same by comparing, where the address of a label is data.
+COMPARE = r"""#define CNP_CASE(number) case number:
+cnp_dispatch:
+    switch (cnp_pc->number) {
+@CASES@
+        default: __builtin_unreachable();
+    }"""
+
+SWITCH = r"""
+#define CNP_CODE(record) cnp_steps
+static cnp_word cnp_steps(CNP_TAKE);
+@COMMON@
+#define CNP_GO(to) do { cnp_pc = CNP_RECORD(to); goto cnp_dispatch; } while (0)
+#define CNP_TO(way) goto cnp_to_##way
+static __attribute__((noinline)) cnp_word cnp_steps(CNP_TAKE) {
+@DISPATCH@
+cnp_to_exit: CNP_EXIT_HERE
+cnp_to_trap: CNP_TRAP_HERE
+cnp_to_unwind: CNP_UNWIND_HERE
+cnp_to_return: CNP_RETURN_HERE
 }
+@ENTRY@
+__asm__(".section .text.cnp.cases,\"ax\",@progbits\n\t.p2align 2\n@FIRST@\t.text\n");
+"""
+
+THREADED = r"""
+#define CNP_PLACED __attribute__((section(".text.cnp.threads"), used))
+__asm__(".section .text.cnp.threads,\"ax\",@progbits\n.Lcnp_threads:\n\t.text\n");
+typedef CNP_CC cnp_word cnp_thread(CNP_TAKE);
+#define CNP_CODE(record) ((cnp_thread *)(record)->code)
+@COMMON@
+#define CNP_CASE(number) static CNP_PLACED CNP_CC cnp_word cnp_case_##number(CNP_TAKE)
+#define CNP_GO(to)                                                                                      \
+    do {                                                                                                \
+        cnp_pc = CNP_RECORD(to);                                                                        \
+        __attribute__((musttail)) return CNP_CODE(cnp_pc)(CNP_GIVE);                                    \
+    } while (0)
+#define CNP_TO(way) do { __attribute__((musttail)) return cnp_to_##way(CNP_GIVE); } while (0)
+#define CNP_WAY_OUT static CNP_PLACED __attribute__((noinline)) CNP_CC cnp_word
+CNP_WAY_OUT cnp_to_exit(CNP_TAKE) { CNP_EXIT_HERE }
+CNP_WAY_OUT cnp_to_trap(CNP_TAKE) { CNP_TRAP_HERE }
+CNP_WAY_OUT cnp_to_unwind(CNP_TAKE) { CNP_UNWIND_HERE }
+CNP_WAY_OUT cnp_to_return(CNP_TAKE) { CNP_RETURN_HERE }
+@CASES@
+@ENTRY@
+__asm__(".section .text.cnp.threads.at,\"ax\",@progbits\n\t.p2align 2\n@PLACES@\t.text\n");
 """
 
 
-def interpreter_source(source: Source, callers: frozenset[str]) -> str:
-    """The C text of `cnp_interpret`. callers: bodies that call helpers."""
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A source to compile. flags: beside those of the stencils."""
+
+    name: str
+    text: str
+    flags: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """Where the state lives: (type, name) of what is in variables, and of what is always in its home."""
+
+    variables: tuple[tuple[str, str], ...]
+    homes: tuple[tuple[str, str], ...]
+
+
+def units(source: Source, target: Target, callers: frozenset[str], natives: frozenset[str]) -> list[Unit]:
+    """The interpreters that a target can have. callers: bodies that call helpers; natives: those that make native calls."""
+    firsts: dict[str, int] = {}
+    texts = ["CNP_GO(cnp_pc + 1);"]  # interpret.IDLE
+    for number, case in enumerate(cases(source), len(texts)):
+        firsts.setdefault(case.name, number)
+        texts.append(case_text(case, callers, natives))
+    numbers = range(len(texts))
+    marks = {
+        "@DISPATCH@": JUMP if has_threads(target) else COMPARE,
+        "@CASES@": "\n".join(f"CNP_CASE({number}) {{ {text} }}" for number, text in enumerate(texts)),
+        "@DISTANCES@": ", ".join(f"&&cnp_case_{n} - &&cnp_case_0" for n in numbers),
+        "@FIRST@": longs(firsts.values()),
+        "@PLACES@": longs(f"cnp_case_{n} - .Lcnp_threads" for n in numbers),
+        "@COMMON@": COMMON,
+    }
+    most, flags = len(source.state), FLAGS
+    if SHORT_ADDRESSES in target.cflags:
+        flags = (*flags, POSITION_INDEPENDENT)
+    text = filled(SWITCH, {**marks, "@ENTRY@": ENTRY.replace("@NAME@", interpret.SWITCH)})
+    found = [
+        Unit("interpreter", opening(source, words(source, most, most, most), "") + text, flags + ONE_DISPATCH)
+    ]
+    if has_threads(target):
+        convention = "" if target.fastcc else target.convention
+        text = filled(THREADED, {**marks, "@ENTRY@": ENTRY.replace("@NAME@", interpret.THREADED)})
+        found.append(
+            Unit("threaded", opening(source, thread_words(source, target), convention) + text, flags)
+        )
+    return found
+
+
+def filled(text: str, marks: dict[str, str]) -> str:
+    """`text` with other text in the place of its marks."""
+    for mark, content in marks.items():
+        text = text.replace(mark, content)
+    return text
+
+
+def longs(values: Iterable[object]) -> str:
+    """Words of 32 bits as text of an assembly string."""
+    return "".join(f"\\t.long {value}\\n" for value in values)
+
+
+def has_threads(target: Target) -> bool:
+    """Whether clang makes indirect tail calls there. Where it does not, the prelude has a way of its own to make one."""
+    return "#define CNP_TAIL_INDIRECT" not in target.prelude
+
+
+def thread_words(source: Source, target: Target) -> Words:
+    """Which words the cases hand over: as many as the convention has registers for, without any by way of memory.
+    `fastcc` is a convention that C cannot name: there it is the plain one."""
+    if target.fastcc:
+        most = C_PLACES - RECORD_AND_FRAME
+        return words(source, most, most, most)
+    return words(source, target.ints + 1 - RECORD_AND_FRAME, target.floats, len(source.state))
+
+
+def words(source: Source, ints: int, floats: int, both: int) -> Words:
+    """The first words that are no registers of the vocabulary in variables, so many of each class and of both."""
+    variables: list[tuple[str, str]] = []
+    left = {True: floats, False: ints}
+    for word in source.state:
+        is_float = word[0] in FLOATS
+        if not REGISTER.fullmatch(word[1]) and left[is_float] and len(variables) < both:
+            left[is_float] -= 1
+            variables.append(word)
+    return Words(tuple(variables), tuple(word for word in source.state if word not in variables))
+
+
+def native_stack(report: str) -> int | None:
+    """Native stack of one nested call, in bytes, from clang's report of its functions; None if it has no fixed size."""
+    found = STACK.findall(report)
+    if any(kind != "static" for _, kind in found):
+        return None
+    return max(int(size) for size, _ in found)
+
+
+# ---- what the cases share
+
+
+def opening(source: Source, plan: Words, convention: str) -> str:
+    """The beginning of a unit: the source, and how the state is taken, given, opened and closed."""
     fields = " ".join(f"{ctype} {name};" for ctype, name in source.state) or "u64 cnp_none;"
-    names = [name for _, name in source.state]
-    cases: list[str] = []
-    for item in source.declarations:
-        for name, operands in variants(item):
-            code = (
-                body_case(item, callers) if item.kind in ("op", "slow") else pure_case(name, item, operands)
-            )
-            cases.append(f"            case {len(cases)}: {code} break;")
-    lines = [
+    variables, homes = [name for _, name in plan.variables], [name for _, name in plan.homes]
+    everything = [f".{name} = cnp_w_{name}" for name in variables]
+    everything += [f".{name} = CNP_HOME(cnp_frame)->{name}" for name in homes]
+    lines = {
+        "CNP_CC": convention,
+        "CNP_HEADER_SIZE": f"(({HEADER_BYTES} + sizeof(struct cnp_saved) + 15) / 16 * 16)",
+        "CNP_TAKE": ", ".join(
+            ["char *cnp_frame", "const struct cnp_record *cnp_pc"]
+            + [f"{ctype} cnp_w_{name}" for ctype, name in plan.variables]
+        ),
+        "CNP_GIVE": ", ".join(["cnp_frame", "cnp_pc", *(f"cnp_w_{name}" for name in variables)]),
+        "CNP_WORDS_OF(from)": "".join(f", (from)->{name}" for name in variables),
+        "CNP_SAVE": " ".join(f"CNP_HOME(cnp_frame)->{name} = cnp_w_{name};" for name in variables),
+        "CNP_COPY_HOMES": " ".join(f"to->{name} = s->{name};" for name in homes),
+        "CNP_OPEN": "cnp_state S = { " + ", ".join([*everything, ".cnp_frame = cnp_frame"]) + " };"
+        + (" const cnp_state cnp_old = S;" if homes else ""),
+        "CNP_COMMIT": " ".join(
+            [f"cnp_w_{name} = S.{name};" for name in variables] + [commit(*word) for word in plan.homes]
+        ),
+        "CNP_DROP_DEAD": " ".join(
+            [f"if (S.cnp_dead.{name}) cnp_w_{name} = 0;" for name in variables]
+            + [f"if (S.cnp_dead.{name}) CNP_HOME(cnp_frame)->{name} = 0;" for name in homes]
+        ),
+        "CNP_RESULT_WORD": result_word(source, variables),
+    }  # fmt: skip
+    return "\n".join([
         "/* Printed by the builder from the declarations of the source. */",
         f'#include "{source.path.name}"',
         f"struct cnp_saved {{ {fields} }};",
-        f"#define CNP_HEADER_SIZE (({HEADER_BYTES} + sizeof(struct cnp_saved) + 15) / 16 * 16)",
-        "#define CNP_SAVE " + " ".join(f"to->{name} = s->{name};" for name in names),
-        "#define CNP_RESTORE " + " ".join(f"s->{name} = from->{name};" for name in names),
-        "#define CNP_RESULT_WORD " + value_of(source).replace("S.", "s->"),
-        RUN.replace("@CASES@", "\n".join(cases)),
-    ]
-    return "\n".join(lines)
+        "struct cnp_record { u64 code; u32 number, position; u64 operand[6]; };",
+        *(f"#define {name} {text}" for name, text in lines.items()),
+    ])  # fmt: skip
 
 
-def body_case(item: Declaration, callers: frozenset[str]) -> str:
-    """Call the body, and its slow part when it asks for it."""
-    values = "".join(f", {argument(operand, number)}" for number, operand in enumerate(item.operands))
-    code = f"cnp_next = {item.name}(s{values});"
+def commit(ctype: str, name: str) -> str:
+    """Store a word in its home, unless the compiler sees that the body left it alone: then nothing is left of this, nor
+    of the word's load."""
+    same = f"{word_of(ctype, f'S.{name}')} == {word_of(ctype, f'cnp_old.{name}')}"
+    return f"if (!(__builtin_constant_p({same}) && {same})) CNP_HOME(cnp_frame)->{name} = S.{name};"
+
+
+def word_of(ctype: str, text: str) -> str:
+    """A state word as bits: floats that are NaNs equal nothing."""
+    kind = {"float": "f32", "double": "f64"}.get(ctype, ctype)
+    return f"cnp_word_{kind}({text})" if kind in ("f32", "f64") else f"(u64)({text})"
+
+
+def result_word(source: Source, variables: list[str]) -> str:
+    """C text of the result as a word, once the state is committed."""
+    for ctype, name in source.state:
+        if name == source.result:
+            place = f"cnp_w_{name}" if name in variables else f"CNP_HOME(cnp_frame)->{name}"
+            return word_of(ctype, place)
+    return "0"
+
+
+# ---- cases
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One way to give the operands of an operation. name: of the operation; declaration: what it comes from."""
+
+    name: str
+    declaration: Declaration
+    operands: tuple[Operand, ...]
+    way: Way
+
+
+def cases(source: Source) -> Iterator[Case]:
+    """All cases, those of one operation together, in the order of the operations."""
+    for item in source.declarations:
+        for name, operands in variants(item):
+            for way in interpret.ways(operands, exact_numbers(item, operands)):
+                yield Case(name, item, operands, way)
+
+
+def exact_numbers(item: Declaration, operands: tuple[Operand, ...]) -> dict[int, list[int]]:
+    """Operands that may only be certain numbers, by position."""
+    found = {}
+    for position, operand in enumerate(operands):
+        allowed = item.immediates.get(operand.name, ())
+        if operand.kind == "imm" and allowed and all(NUMBER.fullmatch(text) for text in allowed):
+            found[position] = sorted(map(int, allowed))
+    return found
+
+
+def case_text(case: Case, callers: frozenset[str], natives: frozenset[str]) -> str:
+    """The statements of a case, up to where it goes on."""
+    if case.declaration.kind in ("op", "slow"):
+        return body_text(case, callers, natives)
+    return pure_text(case)
+
+
+def body_text(case: Case, callers: frozenset[str], natives: frozenset[str]) -> str:
+    """Call the body, its slow part when it asks for it, and obey the answer."""
+    item, names = case.declaration, {case.declaration.name, f"{case.declaration.name}_slow"}
+    numbered = list(enumerate(case.operands))
+    inputs = [f"{o.ctype} in{n} = {read(case, n)};" for n, o in numbered if o.kind.startswith("in")]
+    outputs = [f"{o.ctype} out{n};" for n, o in numbered if o.kind == "out"]
+    values = "".join(f", {argument(case, n)}" for n, _ in numbered)
+    writes = " ".join(write(case, n, f"out{n}") for n, o in numbered if o.kind == "out")
+    jumps = [n for n, o in numbered if o.kind == "label"]
+    parts = ["CNP_OPEN", *inputs, *outputs, f"cnp_go cnp_next = {item.name}(&S{values});"]
     if item.kind == "slow":
-        code += f" if (cnp_next == SLOW) cnp_next = {item.name}_slow(s{values});"
-    calls = bool(callers & {item.name, f"{item.name}_slow"})
-    careful = calls or any(operand.kind == "func" for operand in item.operands)
-    return (
-        f"cnp_before = cnp_now; cnp_now.cnp_dead = (struct cnp_flags){{ 0 }}; cnp_calls = {int(calls)}; {code}"
-        if careful
-        else code
-    )
+        parts.append(f"if (cnp_next == SLOW) cnp_next = {item.name}_slow(&S{values});")
+    if names & callers:
+        raised = "u64 cnp_raised = CNP_HEADER(cnp_frame)->context->raised;"
+        leave = "CNP_HEADER(cnp_frame)->code = (u32)cnp_raised; CNP_TO(trap);"
+        parts.append(f"{raised} if (unlikely(cnp_raised)) {{ {leave} }}")
+    if names & natives:
+        parts.append("if (unlikely(cnp_next == CNP_UNWIND)) { CNP_DROP_DEAD CNP_TO(unwind); }")
+    parts += [
+        "CNP_COMMIT switch (cnp_next) {",
+        f"case NEXT: {writes} CNP_GO(cnp_pc + 1);",
+        *(f"case JUMP({n}): {writes} CNP_GO(cnp_pc->operand[{n}]);" for n in jumps),
+        f"case CNP_TABLE: {writes} CNP_GO(S.cnp_to);",
+        f"case CNP_RETURN: {writes} CNP_TO(return);",
+        "case EXIT: CNP_TO(exit);",
+        "default: CNP_HEADER(cnp_frame)->code = (u32)CNP_PAYLOAD(cnp_next); CNP_TO(trap); }",
+    ]
+    return " ".join(parts)
 
 
-def argument(operand: Operand, number: int) -> str:
-    word = f"cnp_o[{number}]"
+def pure_text(case: Case) -> str:
+    """Read the inputs, compute, write the output or take the branch."""
+    item, name = case.declaration, case.declaration.name
+    inputs = [n for n, operand in enumerate(case.operands) if operand.kind.startswith("in")]
+    parts = [f"{case.operands[n].ctype} in{n} = {read(case, n)};" for n in inputs]
+    values = ", ".join(f"in{n}" for n in inputs[: len(item.operands) - 1])
+    go_on = "CNP_GO(cnp_pc + 1);"
+    if item.kind == "load":
+        value = f"{name}((const char *)(__UINTPTR_TYPE__)in1 + (i32)cnp_pc->operand[2])"
+        return " ".join([*parts, write(case, 0, value), go_on])
+    if item.kind == "store":
+        address = "(char *)(__UINTPTR_TYPE__)in0 + (i32)cnp_pc->operand[1]"
+        return " ".join([*parts, f"{name}({address}, in2);", go_on])
+    if case.name == f"br_{name}":
+        taken = f"CNP_GO(cnp_pc->operand[{len(case.operands) - 1}]);"
+        return " ".join([*parts, f"if ({name}({values})) {taken}", go_on])
+    if item.kind == "trap":
+        leave = "{ CNP_HEADER(cnp_frame)->code = cnp_trap; CNP_TO(trap); }"
+        parts.append(f"u32 cnp_trap = {name}_trap({values}); if (unlikely(cnp_trap)) {leave}")
+    value = f"{name}({values})"
+    if case.name == f"sel_{name}":
+        value = f"{value} ? in{inputs[-2]} : in{inputs[-1]}"
+    return " ".join([*parts, write(case, 0, value), go_on])
+
+
+# ---- operands
+
+
+def read(case: Case, number: int) -> str:
+    """C text of an `in`: a word of the frame, or the immediate itself."""
+    ctype, word = case.operands[number].ctype, f"cnp_pc->operand[{number}]"
+    if case.way[number] == VALUE:
+        return value_of(ctype, word)
+    if ctype == "f32":
+        return f"cnp_get_f32(cnp_frame, (i64){word})"
+    return f"*({ctype} *)(cnp_frame + (i64){word} + CNP_LOW(sizeof({ctype})))"
+
+
+def write(case: Case, number: int, text: str) -> str:
+    """C text that stores an `out`. Integers of 32 bits and less are zero-extended."""
+    ctype, word = case.operands[number].ctype, f"cnp_pc->operand[{number}]"
+    if ctype == "f32":
+        return f"cnp_put_f32(cnp_frame, (i64){word}, {text});"
+    if ctype != "f64" and SCALARS[ctype] < 8:
+        ctype, text = "u64", f"(u64)(u32)({text})"
+    return f"*({ctype} *)(cnp_frame + (i64){word} + CNP_LOW(sizeof({ctype}))) = {text};"
+
+
+def argument(case: Case, number: int) -> str:
+    """C text of the value of one operand of a body."""
+    operand, word = case.operands[number], f"cnp_pc->operand[{number}]"
     match operand.kind:
+        case "in" | "in/imm":
+            return f"in{number}"
+        case "out":
+            return f"&out{number}"
         case "imm":
-            return value(operand.ctype, word)
+            exact = case.way[number]
+            return f"({operand.ctype}){exact}" if isinstance(exact, int) else value_of(operand.ctype, word)
         case "slot":
-            low = f" + CNP_LOW({SCALARS[operand.ctype]})" if operand.ctype in SCALARS else ""
-            return f"({operand.ctype} *)(cnp_at + {word}{low})"
+            return f"({operand.ctype} *)(cnp_frame + (i64){word}{low(operand)})"
         case "label":
-            return word
+            return str(number)
         case "func":
             return f"(cnp_func)(__UINTPTR_TYPE__){word}"
         case "table":
             return f"(const cnp_label *)(__UINTPTR_TYPE__){word}"
-        case "cell" if operand.ctype in SCALARS:
-            return f"({operand.ctype} *)(__UINTPTR_TYPE__)({word} + CNP_LOW({SCALARS[operand.ctype]}))"
+        case "cell":
+            return f"({operand.ctype} *)(__UINTPTR_TYPE__)({word}{low(operand)})"
         case _:
             return f"({operand.ctype} *)(__UINTPTR_TYPE__){word}"
 
 
-def value(ctype: str, word: str) -> str:
+def low(operand: Operand) -> str:
+    """What is added to the address of a word to point at a scalar in it."""
+    return f" + CNP_LOW({SCALARS[operand.ctype]})" if operand.ctype in SCALARS else ""
+
+
+def value_of(ctype: str, word: str) -> str:
     """A word as an immediate of a type."""
     if ctype in ("f32", "f64"):
         return f"cnp_{ctype}(({'u32' if ctype == 'f32' else 'u64'}){word})"
     return f"({ctype}){word}"
-
-
-def read(item: Declaration, operand: Operand, number: int) -> str:
-    """An input of a pure operation: a slot, or an immediate where it may be one."""
-    ctype = operand.ctype
-    slot = f"*({ctype} *)(cnp_at + cnp_o[{number}] + CNP_LOW(sizeof({ctype})))"
-    if operand.kind != "in/imm":
-        return slot
-    return f"(cnp_pc->immediates >> {number} & 1 ? {value(ctype, f'cnp_o[{number}]')} : {slot})"
-
-
-def pure_case(name: str, item: Declaration, operands: tuple[Operand, ...]) -> str:
-    """Read the inputs, compute, write the slot or take the branch."""
-
-    def write(result: str) -> str:
-        ctype = operands[0].ctype
-        if ctype not in ("f32", "f64") and SCALARS[ctype] < 8:
-            ctype, result = "u64", f"(u64)(u32)({result})"
-        return f"*({ctype} *)(cnp_at + cnp_o[0] + CNP_LOW(sizeof({ctype}))) = {result};"
-
-    if item.kind == "load":
-        return write(
-            f"{item.name}((const char *)(__UINTPTR_TYPE__){read(item, operands[1], 1)} + (i32)cnp_o[2])"
-        )
-    if item.kind == "store":
-        address = f"(char *)(__UINTPTR_TYPE__){read(item, operands[0], 0)} + (i32)cnp_o[1]"
-        return f"{item.name}({address}, {read(item, operands[2], 2)});"
-    branch = name != item.name
-    inputs = [(n, o) for n, o in enumerate(operands) if o.kind.startswith("in")]
-    values = ", ".join(read(item, operand, number) for number, operand in inputs)
-    if branch:
-        return f"if ({item.name}({values})) cnp_next = JUMP(cnp_o[{len(operands) - 1}]);"
-    if item.kind == "trap":
-        code = f"u32 cnp_trap = {item.name}_trap({values}); if (cnp_trap) cnp_next = TRAP(cnp_trap); else {write(f'{item.name}({values})')}"
-        return f"{{ {code} }}"
-    return write(f"{item.name}({values})")

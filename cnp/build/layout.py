@@ -2,27 +2,32 @@
 
 clang's text for one stencil comes in as a list of lines and leaves as sections:
 
-    cnp.hot.KEY          entry … blocks … jump to cnp.next        the last jump disappears when NEXT follows
+    cnp.hot.KEY          entry … blocks … cnp.tail.KEY: jump to cnp.next      the tail disappears when NEXT follows
     cnp.cold.KEY         blocks that only leave; the slow part
-    cnp.hot.KEY.far …    the same once more, with conditional exits as a branch around a jump
+    cnp.hot.KEY.far …    the same once more, with exits that reach further
 
 Each exit and each branch between hot and cold is then a relocation, because it leaves its section; the assembler
-still chooses the shortest encoding for what stays inside. Nothing here knows an instruction set: `Target.syntax`
-says which mnemonics jump and what their opposites are.
+still chooses the shortest encoding for what stays inside. What leaves the hot part is short in the near variant where
+the target has a short form, and conditional exits of the far one are a branch around a jump where branches reach less
+far than jumps. Cold parts lie far away, so that nothing is short in them, nor is the tail, which nobody executes.
+
+Nothing here knows an instruction set: `Target.syntax` says which mnemonics jump and what their opposites are.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from cnp.errors import BuildError
 from cnp.target import Syntax, Target
 
 NEXT = "cnp.next"
 COLD_EXITS = ("cnp.leave.", "cnp_leave_")
-STENCIL, SLOW = "cnp.stencil.", "cnp.slow."
+STENCIL, SLOW, TAIL = "cnp.stencil.", "cnp.slow.", "cnp.tail."
+CONSTANT = "cnp.const."  #: prefix of the labels of constants that the compiler makes
 CONTINUATION = re.compile(r"cnp\.(next|target\.\d|leave\.\w+|table)\b")
 DROPPED = re.compile(r"\s*(#|//|\.(cfi_|p2align|ent|end|frame|mask|fmask|size|type|localentry)\b)")
 LABEL = re.compile(r'"?([\w.$]+)"?:')
@@ -54,21 +59,28 @@ class Branch:
 
 @dataclass
 class Arranged:
-    """The edited text; the keys that have a far form; the native stack that each stencil uses, in bytes."""
+    """The edited text; the keys that have a far form; the native stack that each stencil uses, in bytes, and how many
+    instructions its hot part has, the tail aside; the keys whose hot part has no jump within itself; what was written of each stencil, by key;
+    the directives at the beginning; the text of each constant."""
 
     text: str
     far: set[str]
     stack: dict[str, int]
+    instructions: dict[str, int]
+    straight: set[str]
+    sections: dict[str, list[str]]
+    head: list[str]
+    constants: dict[str, list[str]]
 
 
 def arrange(text: str, target: Target, lines_of: dict[str, int]) -> Arranged:
     """Edit the assembly of one compilation. lines_of: operation -> its line in the C source, for messages."""
     kept, functions = take_functions(text, target.syntax)
-    result = Arranged("", set(), {})
+    result = Arranged("", set(), {}, {}, set(), {}, [], {})
     for name, body in functions.items():
         if name.startswith(STENCIL):
             key = name.removeprefix(STENCIL)
-            where = Where(key, target, lines_of.get(key.rpartition(".")[0], 0))
+            where = Where(key, target, lines_of.get(key.partition(".")[0], 0))
             nodes = parse(where, name, body)
             hot = len(nodes)
             if slow := functions.get(SLOW + key):
@@ -76,6 +88,8 @@ def arrange(text: str, target: Target, lines_of: dict[str, int]) -> Arranged:
             result.stack[key] = max(check_stack(where, nodes, name), check_stack(where, nodes, SLOW + key))
             kept += edit(where, nodes, set(list(nodes)[hot:]), result)
     result.text = "\n".join(kept) + "\n"
+    result.constants = take_constants(kept)
+    result.head = list(takewhile(lambda line: line.startswith("\t.") and ".text." not in line, kept))
     return result
 
 
@@ -88,7 +102,7 @@ class Where:
     line: int
 
     def refuse(self, what: str, **evidence: object) -> BuildError:
-        op = self.key.rpartition(".")[0]
+        op = self.key.partition(".")[0]
         message = f"operation {op!r} (line {self.line}) on {self.target.name}: {what}"
         return BuildError(message, op=op, line=self.line, target=self.target.name, **evidence)
 
@@ -119,6 +133,32 @@ def take_functions(text: str, syntax: Syntax) -> tuple[list[str], dict[str, list
             elif not DROPPED.match(line) and line.strip():
                 current.append(line)
     return kept, functions
+
+
+def take_constants(kept: list[str]) -> dict[str, list[str]]:
+    """The constants of a text by label, each with its section."""
+    found: dict[str, list[str]] = {}
+    section: list[str] = []
+    current: list[str] | None = None
+    for line in kept:
+        label = LABEL.match(line)
+        if line.lstrip().startswith(".section"):
+            section, current = [line], None
+        elif label:
+            current = None
+            if label[1].startswith(CONSTANT):
+                current = found[label[1]] = [*section, line]
+        elif current is not None:
+            current.append(line)
+        else:
+            section.append(line)
+    return found
+
+
+def definitions(text: str, constants: Mapping[str, list[str]]) -> str:
+    """The constants that a text mentions."""
+    names = dict.fromkeys(re.findall(rf"{re.escape(CONSTANT)}[\w.]+", text))
+    return "".join("\n".join(constants[name]) + "\n" for name in names)
 
 
 def parse(where: Where, entry: str, body: list[str]) -> dict[str, Node]:
@@ -212,7 +252,7 @@ def successors(node: Node) -> list[str]:
 
 
 def edit(where: Where, nodes: dict[str, Node], slow: set[str], result: Arranged) -> list[str]:
-    """The sections of one stencil, near and, where conditional exits have one, far."""
+    """The sections of one stencil, near and, where an exit may not reach, far."""
     entry = next(iter(nodes))
     thread_jumps(nodes, entry)
     cold = without_halves(nodes, cold_nodes(nodes, entry)) | slow
@@ -221,14 +261,13 @@ def edit(where: Where, nodes: dict[str, Node], slow: set[str], result: Arranged)
     hot_order = order(nodes, entry, [name for name in nodes if name in reached and name not in cold])
     cold_order = [name for name in nodes if name in reached and name in cold]
     lines = emit(where, nodes, hot_order, cold_order, "")
-    inside = {name: part for part in (frozenset(hot_order), frozenset(cold_order)) for name in part}
-    if where.target.syntax.far and any(
-        node.branch and node.branch.target not in inside[name]
-        for name, node in nodes.items()
-        if name in reached
-    ):
+    result.instructions[where.key] = count(where.target.syntax, nodes, hot_order)
+    if not any(jumps_within(nodes[name], hot_order, number) for number, name in enumerate(hot_order)):
+        result.straight.add(where.key)
+    if has_far(where.target.syntax, nodes, hot_order, cold_order):
         result.far.add(where.key)
         lines += emit(where, nodes, hot_order, cold_order, ".far")
+    result.sections[where.key] = lines
     return lines
 
 
@@ -342,22 +381,72 @@ def order(nodes: dict[str, Node], entry: str, hot: list[str]) -> list[str]:
     return [name for chain in chains for name in chain]
 
 
+def instructions(node: Node) -> list[str]:
+    """The lines of a block that are executed, its branch included."""
+    branch = node.branch
+    lines = [line for line in node.lines if not DROPPED.match(line) and not LABEL.match(line)]
+    return lines + ([f"\t{branch.mnemonic}\t{branch.arguments}", *filter(None, [branch.delay])] if branch else [])
+
+
+def jumps_within(node: Node, part: list[str], number: int) -> bool:
+    """Whether a block goes to another one of its part by a jump."""
+    following = part[number + 1] if number + 1 < len(part) else None
+    return bool(node.branch and node.branch.target in part) or (node.then in part and node.then != following)
+
+
+def count(syntax: Syntax, nodes: dict[str, Node], part: list[str]) -> int:
+    """Instructions of the hot part, its tail aside; a delay slot is one."""
+    total = 0
+    for number, name in enumerate(part):
+        node, following = nodes[name], [*part, None][number + 1]
+        total += len(instructions(node))
+        if node.then is not None and node.then != following and not is_tail(node, part):
+            total += 2 if syntax.delay else 1
+    return total
+
+
+def has_far(syntax: Syntax, nodes: dict[str, Node], hot: list[str], cold: list[str]) -> bool:
+    """Whether the near variant has an exit that the far one writes in another way."""
+
+    def branches_out(part: list[str]) -> bool:
+        return any(branch.target not in part for name in part if (branch := nodes[name].branch))
+
+    jumps_out = any(goes_out(nodes[name], hot) and not is_tail(nodes[name], hot) for name in hot)
+    return (syntax.far and (branches_out(hot) or branches_out(cold))) or (
+        syntax.has_short and (branches_out(hot) or jumps_out)
+    )
+
+
+def goes_out(node: Node, part: list[str]) -> bool:
+    return node.then is not None and node.then not in part
+
+
+def is_tail(node: Node, part: list[str]) -> bool:
+    """Whether a block ends its part with a jump that disappears when NEXT follows."""
+    return node.name == part[-1] and node.then == NEXT
+
+
 # ---- writing
 
 
 def emit(where: Where, nodes: dict[str, Node], hot: list[str], cold: list[str], suffix: str) -> list[str]:
     """Both sections of one variant. Labels get names of their own, so that variants do not collide."""
     labels = {name: f".Lcnp.{where.key}{suffix}.{number}" for number, name in enumerate([*hot, *cold])}
-    before, after = where.target.syntax.wrap
+    syntax = where.target.syntax
+    before, after = syntax.wrap
     lines: list[str] = []
     for part, names in (("hot", hot), ("cold", cold)):
         if not names:
             continue
+        writer = Writer(syntax, labels, bool(suffix), part == "hot" and not suffix and syntax.has_short)
         lines += [SECTION.format(name=f"cnp.{part}.{where.key}{suffix}"), *filter(None, [before])]
         for number, name in enumerate(names):
             following = names[number + 1] if number + 1 < len(names) else None
             lines += [f"{labels[name]}:", *nodes[name].lines]
-            lines += way_on(where.target.syntax, nodes[name], labels, following, names, bool(suffix))
+            lines += branch_on(writer, nodes[name], names)
+            if is_tail(nodes[name], hot):
+                lines.append(f"{TAIL}{where.key}:")
+            lines += jump_on(writer, nodes[name], names, following)
         lines += filter(None, [after])
     private = {m[1] for line in lines if (m := LABEL.match(line)) and m[1] not in labels.values()}
     if suffix and private:
@@ -366,27 +455,73 @@ def emit(where: Where, nodes: dict[str, Node], hot: list[str], cold: list[str], 
     return lines
 
 
-def way_on(
-    syntax: Syntax, node: Node, labels: dict[str, str], following: str | None, inside: list[str], far: bool
-) -> list[str]:
-    """The branch and the jump at the end of a block. inside: the names that a branch reaches in this section."""
-    lines: list[str] = []
-    jump = syntax.emit_jump
-    if branch := node.branch:
-        target = labels.get(branch.target, branch.target)
-        delay = [branch.delay] if branch.delay else []
-        if branch.target in inside:
-            lines += [f"\t{branch.mnemonic}\t{join(branch.arguments, target)}", *delay]
-        elif not far:
-            lines += [syntax.emit_branch.format(branch.mnemonic, join(branch.arguments, target)), *delay]
-        else:
-            mnemonic, arguments = syntax.opposite(branch.mnemonic, branch.arguments)
-            around = f"{labels[node.name]}.around"
-            lines += [f"\t{mnemonic}\t{join(arguments, around)}", *delay, jump.format(target), f"{around}:"]
-    if node.then and node.then != following:
-        lines.append(jump.format(labels.get(node.then, node.then)))
-    return lines
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """How one part of one variant says where it goes on: by far exits, by short ones, or by neither."""
+
+    syntax: Syntax
+    labels: dict[str, str]
+    far: bool
+    short: bool
+
+
+def branch_on(writer: Writer, node: Node, inside: list[str]) -> list[str]:
+    """The conditional branch at the end of a block, if it has one. inside: the names that lie in this section."""
+    branch, syntax = node.branch, writer.syntax
+    if branch is None:
+        return []
+    target = writer.labels.get(branch.target, branch.target)
+    delay = [branch.delay] if branch.delay else []
+    if branch.target in inside:
+        return [f"\t{branch.mnemonic}\t{join(branch.arguments, target)}", *delay]
+    if writer.short:
+        return [syntax.short_branch[branch.mnemonic].format(target), *delay]
+    if not (writer.far and syntax.far):
+        return [syntax.emit_branch.format(branch.mnemonic, join(branch.arguments, target)), *delay]
+    mnemonic, arguments = syntax.opposite(branch.mnemonic, branch.arguments)
+    around = f"{writer.labels[node.name]}.around"
+    jump = syntax.emit_jump.format(target)
+    return [f"\t{mnemonic}\t{join(arguments, around)}", *delay, jump, f"{around}:"]
+
+
+def jump_on(writer: Writer, node: Node, inside: list[str], following: str | None) -> list[str]:
+    """The jump at the end of a block, if what follows in its section is another one."""
+    if node.then is None or node.then == following:
+        return []
+    short = writer.short and goes_out(node, inside) and not is_tail(node, inside)
+    text = writer.syntax.short_jump if short else writer.syntax.emit_jump
+    return [text.format(writer.labels.get(node.then, node.then))]
 
 
 def join(arguments: str, target: str) -> str:
     return f"{arguments}, {target}" if arguments else target
+
+
+# ---- the same text for other registers
+
+
+def uses(syntax: Syntax, sections: list[str]) -> frozenset[tuple[str, int]]:
+    """The registers that some sections name or change."""
+    code = (line for line in sections if not DROPPED.match(line) and not LABEL.match(line))
+    return frozenset().union(*(syntax.uses(*split(line)) for line in code))
+
+
+def renamed(
+    syntax: Syntax, sections: list[str], key: str, new: str, registers: Mapping[tuple[str, int], int]
+) -> list[str] | None:
+    """Sections of one stencil as those of another that has its operands in other registers; None if they cannot be."""
+    names = re.compile(rf"(cnp\.(?:hot|cold|tail)|\.Lcnp)\.{re.escape(key)}(?![\w])")
+    own = {m[1] for line in sections if (m := LABEL.match(line)) and not names.match(m[1])}
+    found = []
+    for line in sections:
+        text = names.sub(lambda m: f"{m[1]}.{new}", line)
+        if own and (mentioned := own.intersection(WORD.findall(text))):
+            for name in mentioned:
+                text = re.sub(rf"(?<![\w.$]){re.escape(name)}(?![\w.$])", f"{name}.{new}", text)
+        if not (DROPPED.match(line) or LABEL.match(line) or line.startswith(".section")):
+            changed = syntax.rename(text, registers)
+            if changed is None:
+                return None
+            text = changed
+        found.append(text)
+    return found

@@ -11,22 +11,25 @@ jump. What the target's prelude must define, with `i` the number of the operand 
     CNP_FOLD(i) i64                                              where `Target.folds`: an immediate as an address
     CNP_HOLE_DECLARE(i)                                          declarations that these need, if any
     CNP_READ_type(i), CNP_WRITE_type(i, value)                   optional: a slot access in one instruction
-    CNP_DECLARE_TAIL(name, text), CNP_TAIL_INDIRECT(to)          optional: how a continuation is declared and called
+    CNP_DECLARE_TAIL(name, text), CNP_TAIL_INDIRECT(to, …)       optional: how a continuation is declared and called
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from typing import NamedTuple
 
-from cnp.build.discover import IMMEDIATE, INTEGERS, MOST_OPERANDS, SCALARS, Declaration, Source
-from cnp.stencil import Accept, Operand
+from cnp.build.discover import INTEGERS, MOST_OPERANDS, SCALARS, Source
+from cnp.build.shapes import FLOATS, REGISTER, VALUES, Shape, layout
 from cnp.target import Target
 
-FLOATS = ("f32", "f64", "float", "double")
 HEADER_BYTES = 32
 
 COMMON = r"""
 #define CNP_ANY(word) __asm__ volatile("" : "=r"(word))
+/* The value of a register, for the compiler another one than the register hands on: where a branch has found that it equals
+ * a number, the number would be handed on instead, which costs an instruction. */
+#define CNP_APART(word) __builtin_annotation(word, "")
 #define CNP_FIRST_HALF(number) ((u64)(u32)(number) << (CNP_LOW(4) * 8))
 /* After a native call the frame is found from the callee's, where their distance is a number in the code. */
 #ifdef CNP_LESS
@@ -43,13 +46,23 @@ COMMON = r"""
 #ifndef CNP_DECLARE_TAIL
 #define CNP_DECLARE_TAIL(name, text) extern CNP_CC CNP_HIDDEN cnp_word name(CNP_TAKE) __asm__(text);
 #endif
-#define CNP_TAIL(to) do { CNP_CLOSE __attribute__((musttail)) return to(CNP_GIVE); } while (0)
 #define CNP_TAIL_UNCHANGED(to) do { __attribute__((musttail)) return to(CNP_GIVE_BACK); } while (0)
-#define CNP_TAIL_LIVE(to) do { CNP_CLOSE_DEAD __attribute__((musttail)) return to(CNP_GIVE_LIVE); } while (0)
 #ifndef CNP_TAIL_INDIRECT
-#define CNP_TAIL_INDIRECT(to) CNP_TAIL(((cnp_code *)(to)))
+#define CNP_TAIL_INDIRECT(to, ...) do { CNP_CLOSE __attribute__((musttail)) return ((cnp_code *)(to))(__VA_ARGS__); } while (0)
 #endif
-#define CNP_LEAVE_TRAP(number) do { CNP_HEADER(cnp_frame)->code = (u32)(number); CNP_TAIL(cnp_to_trap); } while (0)
+/* Immediate floats, unless the target knows better. */
+#ifndef CNP_FLOAT64
+#define CNP_FLOAT64(i) cnp_f64(CNP_IMM64(i))
+#define CNP_FLOAT32(i) cnp_f32(CNP_IMM32U(i))
+#endif
+/* An f32 in a float register that other operands of the same stencil know as an f64. */
+#ifdef CNP_F32_IS_WIDE
+#define CNP_F32_OF(word) ((f32)(word))
+#define CNP_HOLDING_F32(value) ((f64)(value))
+#else
+#define CNP_F32_OF(word) cnp_f32((u32)cnp_bits_f64(word))
+#define CNP_HOLDING_F32(value) cnp_f64(0xffffffff00000000 | cnp_bits_f32(value))
+#endif
 typedef CNP_CC cnp_word cnp_code(CNP_TAKE);
 """
 
@@ -70,124 +83,47 @@ ACCESS = r"""
     for name in SCALARS
 )
 
-RETURN = r"""
-        case CNP_RETURN:
-            if (unlikely(CNP_HEADER(cnp_frame)->outer)) CNP_TAIL(cnp_leave_return);
-            return (cnp_word){ CNP_VALUE, (u64)cnp_frame };
-"""
+class Sample(NamedTuple):
+    """A shape with one value for each group that is to be learned: the index of a register or a number."""
 
+    shape: Shape
+    number: int
+    values: tuple[int, ...] = ()
 
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """A form to print. accepts: for each operand the kind that this form takes and the type's own range."""
+    @property
+    def key(self) -> str:
+        return f"{self.shape.key}.{self.number}" if self.shape.learned else self.shape.key
 
-    key: str
-    operation: str
-    declaration: Declaration
-    operands: tuple[Operand, ...]
-    accepts: tuple[Accept, ...]
-    wide: bool
-    folded: bool
+    def value(self, operand: int) -> int:
+        """The register or number that an operand has here."""
+        return self.values[self.shape.group[operand]]
 
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Where the state lives: words in registers, the rest in the frame's save area."""
-
-    ints: tuple[tuple[str, str], ...]
-    floats: tuple[tuple[str, str], ...]
-    homes: tuple[tuple[str, str], ...]
-
-
-def layout(source: Source, target: Target) -> Layout:
-    """Give the first words of each class to registers, as many as the target holds."""
-    ints = [item for item in source.state if item[0] not in FLOATS]
-    floats = [item for item in source.state if item[0] in FLOATS]
-    homes = tuple(ints[target.ints :] + floats[target.floats :])
-    return Layout(tuple(ints[: target.ints]), tuple(floats[: target.floats]), homes)
-
-
-# ---- shapes: which forms an operation has
-
-
-def shapes(source: Source, target: Target) -> list[Shape]:
-    """All forms of all operations, the best first."""
-    found: list[Shape] = []
-    for item in source.declarations:
-        for name, operands in variants(item):
-            found += forms(name, item, operands, target)
-    return found
-
-
-def variants(item: Declaration) -> list[tuple[str, tuple[Operand, ...]]]:
-    """The operations that one declaration makes: a test is a value and a branch."""
-    if item.kind != "test":
-        return [(item.name, item.operands)]
-    branch = (*item.operands[1:], Operand("label", "", "target"))
-    return [(item.name, item.operands), ("br_" + item.name, branch)]
-
-
-def forms(name: str, item: Declaration, operands: tuple[Operand, ...], target: Target) -> list[Shape]:
-    """Immediates before slots; folded immediates before those that take any value; short slots before wide ones."""
-    choices: list[tuple[str, ...]] = [()]
-    for operand in operands:
-        kinds = (*item.immediates.get(operand.name, ()), KIND.get(operand.kind, operand.kind))
-        choices = [(*choice, kind) for choice in choices for kind in kinds]
-    choices = [choice for choice in choices if not constant(choice, operands)]
-    has_slots = any("slot" in choice for choice in choices)
-    found: list[Shape] = []
-    for wide, folded in ((False, True), (False, False), (True, False)):
-        if wide > (target.wide and has_slots) or folded > target.folds:
-            continue
-        for choice in choices:
-            if wide and "slot" not in choice:
-                continue
-            accepts = tuple(
-                accept(kind, operand, wide, target) for kind, operand in zip(choice, operands, strict=True)
-            )
-            if not folded or any(accepted.kind in FOLDING for accepted in accepts):
-                found.append(Shape(f"{name}.{len(found)}", name, item, operands, accepts, wide, folded))
-    return found
-
-
-KIND = {"out": "slot", "in": "slot", "in/imm": "slot"}
-FOLDING = ("i8", "u8", "i16", "u16", "i32", "u32")
-
-
-def constant(choice: tuple[str, ...], operands: tuple[Operand, ...]) -> bool:
-    """Whether all of several inputs are immediates: a compiler has computed such a value."""
-    inputs = [kind for kind, operand in zip(choice, operands, strict=True) if operand.kind.startswith("in")]
-    return len(inputs) > 1 and "slot" not in inputs
-
-
-def accept(kind: str, operand: Operand, wide: bool, target: Target) -> Accept:
-    """The range that the C type of an operand gives it; the fields of the object narrow it further."""
-    if kind == "slot":
-        low, high = (0, (1 << 31) - 1) if wide else target.short_slots
-        return Accept("slot", low, high, 1)
-    if kind != "imm" and not IMMEDIATE.fullmatch(kind):
-        return Accept(kind, 0, (1 << 64) - 1)
-    ctype = operand.ctype if kind == "imm" else kind
-    ctype = "i32" if ctype == "disp" else ctype
-    if ctype[0] in "iu" and IMMEDIATE.fullmatch(ctype):
-        bits = int(ctype[1:])
-        return Accept(
-            ctype, *((-(1 << bits - 1), (1 << bits - 1) - 1) if ctype[0] == "i" else (0, (1 << bits) - 1))
-        )
-    return Accept(ctype if ctype in SCALARS else "u64", 0, (1 << (32 if ctype == "f32" else 64)) - 1)
+    def register(self, operand: int) -> str:
+        """The state word that an operand is; "" if it is in no register."""
+        kind = self.shape.picks[operand].kind
+        return f"{kind}{self.value(operand)}" if kind in ("r", "f") else ""
 
 
 # ---- the stencil source
 
 
-def stencil_source(source: Source, target: Target, callers: frozenset[str], natives: frozenset[str]) -> str:
-    """The C text of all stencils and routines of a vocabulary. callers: bodies that call helpers; natives: bodies
-    that make native calls."""
+class Calls(NamedTuple):
+    """Bodies that call helpers, and those that make native calls."""
+
+    helpers: frozenset[str]
+    natives: frozenset[str]
+
+
+def stencil_source(
+    source: Source, target: Target, samples: Iterable[Sample], called: Calls
+) -> str:
+    """The C text of some stencils of a vocabulary, and of the routines that all share."""
+    printer = Printer(source, target, called)
     parts = [
         "/* Printed by the builder from the declarations of the source. */",
         f'#include "{source.path.name}"',
         f"#define CNP_CC {target.convention}",
-        state_macros(source, target),
+        printer.macros(),
         target.prelude,
         COMMON,
         ACCESS,
@@ -195,65 +131,348 @@ def stencil_source(source: Source, target: Target, callers: frozenset[str], nati
         *(f'CNP_DECLARE_TAIL(cnp_to_target_{n}, "cnp.target.{n}")' for n in range(MOST_OPERANDS)),
         *(f'CNP_DECLARE_TAIL(cnp_to_{name}, "cnp.leave.{name}")' for name in ("exit", "trap", "unwind")),
         'CNP_DECLARE_TAIL(cnp_to_next, "cnp.next")',
-        routines(source),
-        *(wrapper(shape, source, callers, natives) for shape in shapes(source, target)),
+        routines(),
+        CALL,
+        *(text for sample in samples for text in printer.stencils(sample)),
     ]
     return "\n".join(parts) + "\n"
 
 
-def state_macros(source: Source, target: Target) -> str:
-    """CNP_TAKE (parameters), CNP_GIVE (the state as it is), CNP_GIVE_BACK (as it came), CNP_GIVE_LIVE (as it came but for
-    what is dead), CNP_OPEN, CNP_CLOSE."""
-    plan = layout(source, target)
-    ints = [(ctype, f"cnp_in_{name}", f"S.{name}") for ctype, name in plan.ints]
-    while len(ints) < target.frame_position:
-        pad = f"cnp_pad_{len(ints)}"
-        ints.append(("u64", pad, pad))
-    ints.insert(target.frame_position, ("char *", "cnp_frame", "cnp_frame"))
-    pads = [name for _, name, _ in ints if name.startswith("cnp_pad")]
-    words = ints + [(ctype, f"cnp_in_{name}", f"S.{name}") for ctype, name in plan.floats]
-    saved = "((struct cnp_saved *)(cnp_frame - CNP_HEADER_SIZE))"
-    registers = [name for _, name in (*plan.ints, *plan.floats)]
-    homes = [name for _, name in plan.homes]
-    opens = [f".{n} = cnp_in_{n}" for n in registers] + [f".{n} = {saved}->{n}" for n in homes]
-    loads = [f"S.{name} = {saved}->{name};" for _, name in source.state]
-    saves = [f"{saved}->{name} = S.{name};" for _, name in source.state]
-    lines = {
-        "CNP_HEADER_SIZE": f"(({HEADER_BYTES} + sizeof(struct cnp_saved) + 15) / 16 * 16)",
-        "CNP_TAKE": ", ".join(f"{ctype} {name}" for ctype, name, _ in words),
-        "CNP_GIVE": ", ".join(value for _, _, value in words),
-        "CNP_GIVE_BACK": ", ".join(name for _, name, _ in words),
-        "CNP_GIVE_LIVE": ", ".join(live(name, value) for _, name, value in words),
-        "CNP_CLOSE_DEAD": " ".join(f"if (S.cnp_dead.{name}) {saved}->{name} = 0;" for name in homes),
-        "CNP_OPEN": "cnp_state S = { " + ", ".join([*opens, ".cnp_frame = cnp_frame"]) + " };",
-        "CNP_CLOSE": " ".join(f"{saved}->{name} = S.{name};" for name in homes),
-        "CNP_LOAD_STATE": " ".join(loads),
-        "CNP_SAVE_STATE": " ".join(saves),
-        "CNP_PADS": " ".join(f"u64 {name};" for name in pads),
-        "CNP_FORGET": " ".join(f"CNP_ANY({name});" for name in pads),
-        "CNP_COPY_HOMES(to)": " ".join(
-            f"((struct cnp_saved *)((to) - CNP_HEADER_SIZE))->{n} = s->{n};" for n in homes
-        ),
-        "CNP_STATE_OF_CALLER": ", ".join(
-            value.replace("S.", "s->") if value.startswith("S.") else value.replace("cnp_frame", "frame")
-            for _, _, value in words
-        ),
-        "CNP_VALUE": value_of(source),
-    }
-    fields = " ".join(f"{ctype} {name};" for ctype, name in source.state) or "u64 cnp_none;"
-    checks = "\n".join(
-        f'_Static_assert(sizeof({ctype}) <= 8, "state field {name} does not fit a word");'
-        for ctype, name in source.state
-    )
-    return f"struct cnp_saved {{ {fields} }};\n{checks}\n" + "\n".join(
-        f"#define {k} {v}" for k, v in lines.items()
-    )
+class Word(NamedTuple):
+    """A parameter of all stencils: its C type, its name there, and the expression that hands it on. field: the state word
+    that it is, "" if it is none."""
+
+    ctype: str
+    name: str
+    value: str
+    field: str = ""
 
 
-def live(name: str, value: str) -> str:
+class Printer:
+    """Prints the stencils of a vocabulary for a target."""
+
+    def __init__(self, source: Source, target: Target, called: Calls) -> None:
+        self.source, self.called = source, called
+        self.plan = layout(source, target)
+        ints = [Word(ctype, f"cnp_in_{name}", f"S.{name}", name) for ctype, name in self.plan.ints]
+        while len(ints) < target.frame_position:
+            pad = f"cnp_pad_{len(ints)}"
+            ints.append(Word("u64", pad, pad))
+        ints.insert(target.frame_position, Word("char *", "cnp_frame", "cnp_frame"))
+        floats = [Word(ctype, f"cnp_in_{name}", f"S.{name}", name) for ctype, name in self.plan.floats]
+        self.words = (*ints, *floats)
+
+    # ---- what all stencils share
+
+    def macros(self) -> str:
+        """CNP_TAKE (parameters), CNP_GIVE (the state as it is), CNP_GIVE_BACK (as it came), CNP_OPEN,
+        CNP_CLOSE."""
+        words, plan = self.words, self.plan
+        pads = [word.name for word in words if word.name.startswith("cnp_pad")]
+        saved = "((struct cnp_saved *)(cnp_frame - CNP_HEADER_SIZE))"
+        homes, memory = [name for _, name in plan.homes], [name for _, name in plan.memory]
+        everything = [name for _, name in self.source.state]
+        lines = {
+            "CNP_HEADER_SIZE": f"(({HEADER_BYTES} + sizeof(struct cnp_saved) + 15) / 16 * 16)",
+            "CNP_TAKE": ", ".join(f"{word.ctype} {word.name}" for word in words),
+            "CNP_GIVE": ", ".join(word.value for word in words),
+            "CNP_GIVE_BACK": ", ".join(word.name for word in words),
+            "CNP_CLOSE_DEAD": " ".join(
+                f"if (S.cnp_dead.{name}) {saved}->{name} = 0;" for name in homes + memory
+            ),
+            "CNP_OPEN": self.open(frozenset()),
+            "CNP_OPEN_ALL": self.open(frozenset()) + " ".join(f"S.{n} = {saved}->{n};" for n in memory),
+            "CNP_CLOSE": " ".join(f"{saved}->{name} = S.{name};" for name in homes),
+            "CNP_LOAD_STATE": " ".join(f"S.{name} = {saved}->{name};" for name in everything),
+            "CNP_SAVE_STATE": " ".join(f"{saved}->{name} = S.{name};" for name in everything),
+            "CNP_PADS": " ".join(f"u64 {name};" for name in pads),
+            "CNP_FORGET": " ".join(f"CNP_ANY({name});" for name in pads),
+            "CNP_COPY_HOMES(to, from)": " ".join(
+                [f"((struct cnp_saved *)((to) - CNP_HEADER_SIZE))->{n} = s->{n};" for n in homes]
+                + [
+                    f"((struct cnp_saved *)((to) - CNP_HEADER_SIZE))->{n} = "
+                    f"((struct cnp_saved *)((from) - CNP_HEADER_SIZE))->{n};"
+                    for n in memory
+                ]
+            ),
+            "CNP_BURY_MEMORY": " ".join(f"if (S.cnp_dead.{name}) {saved}->{name} = 0;" for name in memory),
+            "CNP_STATE_OF_CALLER": ", ".join(
+                word.value.replace("S.", "s->") if word.field else word.value.replace("cnp_frame", "frame")
+                for word in words
+            ),
+            "CNP_VALUE": value_of(self.source),
+        }
+        fields = " ".join(f"{ctype} {name};" for ctype, name in self.source.state) or "u64 cnp_none;"
+        checks = "\n".join(
+            f'_Static_assert(sizeof({ctype}) <= 8, "state field {name} does not fit a word");'
+            for ctype, name in self.source.state
+        )
+        return f"struct cnp_saved {{ {fields} }};\n{checks}\n" + "\n".join(
+            f"#define {k} {v}" for k, v in lines.items()
+        )
+
+    def open(self, narrow: frozenset[str]) -> str:
+        """The state struct as it comes in, but for the words of which only a part is meant."""
+        saved = "((struct cnp_saved *)(cnp_frame - CNP_HEADER_SIZE))"
+        pinned = [word for word in self.words if word.field and word.field not in narrow]
+        parts = [f".{word.field} = {word.name}" for word in pinned]
+        parts += [f".{name} = {saved}->{name}" for _, name in self.plan.homes]
+        return "cnp_state S = { " + ", ".join([*parts, ".cnp_frame = cnp_frame"]) + " };"
+
+    # ---- stencils
+
+    def stencils(self, sample: Sample) -> list[str]:
+        """The stencil of one form, and its slow part if it has one."""
+        if sample.shape.declaration.kind in ("op", "slow"):
+            slow = sample.shape.declaration.kind == "slow"
+            return [Body(self, sample, part).text() for part in (("slow", "hot") if slow else ("hot",))]
+        return [Pure(self, sample).text()]
+
+
+class Stencil:
+    """The C text of one stencil: what pure operations and bodies have in common."""
+
+    def __init__(self, printer: Printer, sample: Sample) -> None:
+        self.printer, self.sample, self.shape = printer, sample, sample.shape
+        self.operands, self.picks = sample.shape.operands, sample.shape.picks
+        named: dict[str, set[str]] = {}
+        for number, operand in enumerate(self.operands):
+            if word := sample.register(number):
+                named.setdefault(word, set()).add(operand.ctype)
+        #: float words of which this stencil only knows the f32
+        self.narrow = frozenset(word for word, types in named.items() if types == {"f32"})
+
+    def opening(self, c_name: str, text: str) -> str:
+        """Declaration of a stencil function under its name in the object; the type of its parameters."""
+        if not self.narrow:
+            kind = ""
+            take, code = "CNP_TAKE", "cnp_code"
+        else:
+            take = ", ".join(
+                f"{'f32' if self.is_narrow(word) else word.ctype} {word.name}" for word in self.printer.words
+            )
+            kind, code = f"typedef CNP_CC cnp_word {c_name}_code({take});\n", f"{c_name}_code"
+        self.code = code
+        attributes = "__attribute__((noinline, used)) CNP_HIDDEN"
+        return (
+            f'{kind}{attributes} {code} {c_name} __asm__("{text}");\n{attributes} CNP_CC cnp_word {c_name}({take})'
+        )
+
+    def is_narrow(self, word: Word) -> bool:
+        return word.field in self.narrow
+
+    def tail(self, to: str, values: Iterable[str]) -> str:
+        callee = f"(({self.code} *){to})" if self.narrow else to
+        return f"__attribute__((musttail)) return {callee}({', '.join(values)});"
+
+    def back(self, changed: dict[str, str]) -> list[str]:
+        """The state as it came, but for some words."""
+        return [changed.get(word.field, word.name) for word in self.printer.words]
+
+    # ---- operands
+
+    def read(self, number: int) -> str:
+        """C text of the value of an `in`."""
+        operand, pick = self.operands[number], self.picks[number]
+        if word := self.sample.register(number):
+            if operand.ctype == "f32" and word not in self.narrow:
+                return f"CNP_F32_OF(cnp_in_{word})"
+            return f"({operand.ctype}){f'CNP_APART(cnp_in_{word})' if word[0] == 'r' else f'cnp_in_{word}'}"
+        if pick.kind == "slot":
+            return f"CNP_READ{'_WIDE' if pick.wide else ''}({operand.ctype}, {number})"
+        return self.immediate(number)
+
+    def immediate(self, number: int) -> str:
+        """C text of an immediate, converted to the type of the operand. folded: as an address that LLVM may fold into an
+        instruction; which values that leaves is read off the object."""
+        pick, ctype = self.picks[number], self.operands[number].ctype
+        if pick.kind == "number" or pick.fixed is not None:
+            value = self.sample.value(number) if pick.kind == "number" else pick.fixed
+            return f"({ctype}){value}ll"
+        kind = pick.ctype
+        if pick.folded:
+            whole = kind in ("i32", "u31") and ctype in ("i64", "u64", "disp")
+            kind = "u32" if kind == "u31" else kind
+            return f"({ctype}){'' if whole else f'({kind})'}CNP_FOLD({number})"
+        if kind == "f64":
+            return f"({ctype})CNP_FLOAT64({number})"
+        if kind == "f32":
+            return f"({ctype})CNP_FLOAT32({number})"
+        if kind[0] not in "iu" or int(kind[1:]) > 32:
+            return f"({ctype})({'i' if kind[0] == 'i' else 'u'}64)CNP_IMM64({number})"
+        way = "CNP_IMM32S" if kind[0] == "i" else "CNP_IMM32U"
+        return f"({ctype}){way}({number})"
+
+    def write(self, number: int, value: str) -> tuple[str, dict[str, str]]:
+        """What stores the value of an `out`: statements, and the words of the state that change. Integers of 32 bits are
+        zero-extended."""
+        ctype, pick = self.operands[number].ctype, self.picks[number]
+        if ctype in INTEGERS and INTEGERS[ctype] < 8:
+            ctype, value = "u64", f"(u64)(u32)({value})"
+        if word := self.sample.register(number):
+            if ctype == "f32" and word not in self.narrow:
+                value = f"CNP_HOLDING_F32({value})"
+            return "", {word: value}
+        return f"CNP_WRITE{'_WIDE' if pick.wide else ''}({ctype}, {number}, {value});", {}
+
+
+class Pure(Stencil):
+    """A pure operation: values in, a value out or a branch. The state stays as it came."""
+
+    def text(self) -> str:
+        opening = self.opening(symbol(self.sample), f"cnp.stencil.{self.sample.key}")
+        return f"{opening} {{ {self.code_of()} }}"
+
+    def code_of(self) -> str:
+        shape, item = self.shape, self.shape.declaration
+        name = item.name
+        first = 0 if shape.operation == "br_" + name else 1
+        inputs = [n for n, o in enumerate(self.operands) if o.kind.startswith("in") and n >= first]
+        values = " ".join(f"{self.operands[n].ctype} in{n} = {self.read(n)};" for n in inputs)
+        asked = inputs[: len(item.operands) - 1]
+        names = ", ".join(f"in{number}" for number in asked)
+        go_on = self.tail("cnp_to_next", self.back({}))
+        if first == 0:
+            taken = self.tail(f"cnp_to_target_{len(self.operands) - 1}", self.back({}))
+            return f"{values} if ({name}({names})) {taken} {go_on}"
+        value = f"{name}({names})"
+        if shape.operation == "sel_" + name:
+            value = f"{value} ? in{inputs[-2]} : in{inputs[-1]}"
+        trap = ""
+        if item.kind == "trap":
+            leave = f"CNP_HEADER(cnp_frame)->code = cnp_trap; {self.tail('cnp_to_trap', self.back({}))}"
+            trap = f"u32 cnp_trap = {name}_trap({names}); if (unlikely(cnp_trap)) {{ {leave} }}"
+        store, changed = self.write(0, "cnp_out")
+        go_on = self.tail("cnp_to_next", self.back(changed))
+        return f"{values} {trap} {self.operands[0].ctype} cnp_out = {value}; {store} {go_on}"
+
+
+class Body(Stencil):
+    """A body that says what happens next, and the obedience to it."""
+
+    def __init__(self, printer: Printer, sample: Sample, part: str) -> None:
+        super().__init__(printer, sample)
+        self.part = part
+
+    def text(self) -> str:
+        shape, item, called = self.shape, self.shape.declaration, self.printer.called
+        name = item.name if self.part == "hot" else f"{item.name}_slow"
+        calls, native = name in called.helpers, name in called.natives
+        reads = " ".join(
+            f"{o.ctype} in{n} = {self.read(n)};" if o.kind.startswith("in") else f"{o.ctype} out{n};"
+            for n, o in enumerate(self.operands)
+            if o.kind in VALUES
+        )
+        arguments = "".join(f", {self.argument(number)}" for number in range(len(item.operands)))
+        opening = self.opening(symbol(self.sample, "stencil" if self.part == "hot" else "slow"), self.label())
+        return f"""{opening} {{
+    {self.printer.open(self.narrow) if self.narrow else "CNP_OPEN"} {reads}
+    cnp_go cnp_next = {name}(&S{arguments});
+    {"CNP_FORGET" if calls or native else ""} {"cnp_frame = S.cnp_frame; CNP_BURY_MEMORY" if native else ""}
+    {self.look_for_raised() if calls else ""}
+    switch (cnp_next) {{
+        {self.cases(item.kind == "slow")}
+        default: CNP_HEADER(cnp_frame)->code = (u32)CNP_PAYLOAD(cnp_next); CNP_CLOSE {self.leave("trap")}
+    }}
+}}"""
+
+    def label(self) -> str:
+        return f"cnp.{'stencil' if self.part == 'hot' else 'slow'}.{self.sample.key}"
+
+    def cases(self, has_slow: bool) -> str:
+        """What is done for each answer that this body may give."""
+        writes, changed = "", dict[str, str]()
+        for number, operand in enumerate(self.operands):
+            if operand.kind == "out":
+                store, word = self.write(number, f"out{number}")
+                writes, changed = writes + store, changed | word
+        give = self.give(changed)
+        lines = [f"case NEXT: {writes} CNP_CLOSE {self.tail('cnp_to_next', give)}"]
+        if self.part == "hot" and has_slow:
+            lines.append(f"case SLOW: CNP_CLOSE {self.tail(symbol(self.sample, 'slow'), self.give({}))}")
+        for number, operand in enumerate(self.operands):
+            if operand.kind == "label":
+                to = self.tail(f"cnp_to_target_{number}", give)
+                lines.append(f"case JUMP({number}): {writes} CNP_CLOSE {to}")
+        lines += [
+            f"case EXIT: CNP_CLOSE {self.leave('exit')}",
+            f"case CNP_UNWIND: CNP_CLOSE_DEAD {self.tail('cnp_to_unwind', self.live())}",
+        ]
+        lines.append(f"case CNP_TABLE: {writes} {self.indirect(give)}")
+        lines.append(f"case CNP_RETURN: {writes} {self.give_up(changed)}")
+        return "\n        ".join(lines)
+
+    def indirect(self, give: list[str]) -> str:
+        """The jump through a table. There is no type for one that knows some words as f32, and no body that needs it."""
+        if self.narrow:
+            return f"CNP_HEADER(cnp_frame)->code = CNP_TRAP_INDIRECT; CNP_CLOSE {self.leave('trap')}"
+        return f"CNP_TAIL_INDIRECT(S.cnp_to, {', '.join(give)});"
+
+    def give_up(self, changed: dict[str, str]) -> str:
+        """The return; by way of the routine that stores the state where somebody wants to see it. Of a vocabulary with
+        registers nobody does: they are for what lies between."""
+        store = " ".join(f"S.{word} = {value};" for word, value in changed.items() if word not in self.narrow)
+        back = "return (cnp_word){ CNP_VALUE, (u64)cnp_frame };"
+        if any(REGISTER.fullmatch(name) for _, name in self.printer.source.state):
+            return f"{store} {back}"
+        leave = self.tail("cnp_leave_return", self.give(changed))
+        return f"{store} if (unlikely(CNP_HEADER(cnp_frame)->outer)) {{ CNP_CLOSE {leave} }} {back}"
+
+    def give(self, changed: dict[str, str]) -> list[str]:
+        """The state as the body left it."""
+
+        def value(word: Word) -> str:
+            return changed.get(word.field, word.name if word.field in self.narrow else word.value)
+
+        return [value(word) for word in self.printer.words]
+
+    def live(self) -> list[str]:
+        return [word.name if self.is_narrow(word) else live(word) for word in self.printer.words]
+
+    def leave(self, way: str) -> str:
+        return self.tail(f"cnp_to_{way}", self.give({}))
+
+    def look_for_raised(self) -> str:
+        """A helper may want to leave."""
+        leave = f"CNP_HEADER(cnp_frame)->code = (u32)cnp_raised; {self.tail('cnp_to_trap', self.back({}))}"
+        return (
+            "u64 cnp_raised = CNP_HEADER(cnp_frame)->context->raised;\n"
+            f"    if (unlikely(cnp_raised)) {{ {leave} }}"
+        )
+
+    def argument(self, number: int) -> str:
+        """C text of the value of one operand of a body."""
+        operand = self.operands[number]
+        match operand.kind:
+            case "in" | "in/imm":
+                return f"in{number}"
+            case "out":
+                return f"&out{number}"
+            case "imm":
+                return self.immediate(number)
+            case "slot":
+                wide = "_WIDE" if self.picks[number].wide else ""
+                low = f" + CNP_LOW({SCALARS[operand.ctype]})" if operand.ctype in SCALARS else ""
+                return f"({operand.ctype} *)(CNP_SLOT{wide}({number}){low})"
+            case "label":
+                return str(number)
+            case "func":
+                return f"(cnp_func)cnp_to_target_{number}"
+            case "table":
+                return f"(const cnp_label *)CNP_ADDRESS({number})"
+            case "cell" if operand.ctype in SCALARS:
+                return f"({operand.ctype} *)(CNP_ADDRESS({number}) + CNP_LOW({SCALARS[operand.ctype]}))"
+            case _:
+                return f"({operand.ctype} *)CNP_ADDRESS({number})"
+
+
+def symbol(sample: Sample, part: str = "stencil") -> str:
+    return f"cnp_{part}_{sample.key.replace('.', '_')}"
+
+
+def live(word: Word) -> str:
     """C text of a word as it came, 0 where the body has declared it dead."""
-    field = value.removeprefix("S.")
-    return name if field == value else f"(S.cnp_dead.{field} ? 0 : {name})"
+    return f"(S.cnp_dead.{word.field} ? 0 : {word.name})" if word.field else word.name
 
 
 def value_of(source: Source) -> str:
@@ -265,12 +484,36 @@ def value_of(source: Source) -> str:
     return f"{bits.get(ctype, '(u64)')}(S.{source.result})"
 
 
-def routines(source: Source) -> str:
-    """What every image shares: the way in, the ways out with their stubs, the native call."""
+CALL = """
+CNP_INLINE cnp_word cnp_call(cnp_state *s, cnp_func function, void *base) {
+    cnp_header *mine = CNP_HEADER(s->cnp_frame);
+    u32 depth = mine->depth;
+    if (unlikely(depth == 0)) return (cnp_word){ TRAP(CNP_TRAP_DEPTH), 0 };
+    char *frame = (char *)base + CNP_HEADER_SIZE;
+    *(u64 *)&CNP_HEADER(frame)->depth = CNP_FIRST_HALF(depth - 1); /* and outer = 0: one store */
+    CNP_HEADER(frame)->context = mine->context;
+    CNP_COPY_HOMES(frame, s->cnp_frame)
+    i64 distance = frame - s->cnp_frame;
+    CNP_PADS CNP_FORGET
+    cnp_word result = ((cnp_code *)function)(CNP_STATE_OF_CALLER);
+    if (unlikely(!result.frame)) {
+        CNP_COME_BACK(result.value)
+        result.value = CNP_UNWIND;
+    } else {
+        CNP_COME_BACK(result.frame)
+    }
+    CNP_STATE(CNP_BURY)
+    return result;
+}
+"""
+
+
+def routines() -> str:
+    """What every image shares: the way in, the ways out with their stubs."""
     ways = "\n".join(
         f"""
 CNP_CC CNP_HIDDEN __attribute__((noinline)) cnp_word cnp_leave_{name}(CNP_TAKE) {{
-    CNP_OPEN CNP_SAVE_STATE
+    CNP_OPEN_ALL CNP_SAVE_STATE
     cnp_header *header = CNP_HEADER(cnp_frame);
     {leave}
     return (cnp_word){{ (u64)cnp_frame, 0 }};
@@ -286,7 +529,7 @@ CNP_CC cnp_word cnp_stub_{name}(CNP_TAKE) {{
         ways
         + """
 CNP_CC CNP_HIDDEN __attribute__((noinline)) cnp_word cnp_leave_return(CNP_TAKE) {
-    CNP_OPEN CNP_SAVE_STATE
+    CNP_OPEN_ALL CNP_SAVE_STATE
     return (cnp_word){ CNP_VALUE, (u64)cnp_frame };
 }
 void cnp_enter(char *cnp_frame, cnp_code *code) {
@@ -296,26 +539,6 @@ void cnp_enter(char *cnp_frame, cnp_code *code) {
     if (!result.frame) return;
     context->kind = 0;
     context->value = result.value;
-}
-CNP_INLINE cnp_word cnp_call(cnp_state *s, cnp_func function, void *base) {
-    cnp_header *mine = CNP_HEADER(s->cnp_frame);
-    u32 depth = mine->depth;
-    if (unlikely(depth == 0)) return (cnp_word){ TRAP(CNP_TRAP_DEPTH), 0 };
-    char *frame = (char *)base + CNP_HEADER_SIZE;
-    *(u64 *)&CNP_HEADER(frame)->depth = CNP_FIRST_HALF(depth - 1); /* and outer = 0: one store */
-    CNP_HEADER(frame)->context = mine->context;
-    CNP_COPY_HOMES(frame)
-    i64 distance = frame - s->cnp_frame;
-    CNP_PADS CNP_FORGET
-    cnp_word result = ((cnp_code *)function)(CNP_STATE_OF_CALLER);
-    if (unlikely(!result.frame)) {
-        CNP_COME_BACK(result.value)
-        result.value = CNP_UNWIND;
-    } else {
-        CNP_COME_BACK(result.frame)
-    }
-    CNP_STATE(CNP_BURY)
-    return result;
 }
 """
     )
@@ -329,148 +552,3 @@ LEAVES = {
     "unwind": "header->code = 0; cnp_context *context = header->context;"
     " header->inner = context->outermost; context->outermost = cnp_frame;",
 }
-
-
-def wrapper(shape: Shape, source: Source, callers: frozenset[str], natives: frozenset[str]) -> str:
-    """The stencil of one form, and its slow part if it has one."""
-    item = shape.declaration
-    if item.kind in ("op", "slow"):
-        parts = [
-            body_stencil(shape, source, callers, natives, part)
-            for part in (("slow", "hot") if item.kind == "slow" else ("hot",))
-        ]
-        return "\n".join(parts)
-    c_name = symbol(shape)
-    code = pure_code(shape)
-    return f"{opening(c_name, f'cnp.stencil.{shape.key}')} {{ CNP_OPEN {code} CNP_TAIL_UNCHANGED(cnp_to_next); }}"
-
-
-def symbol(shape: Shape, part: str = "stencil") -> str:
-    return f"cnp_{part}_{shape.key.replace('.', '_')}"
-
-
-def opening(c_name: str, text: str) -> str:
-    """Declaration of a stencil function under its name in the object."""
-    return (
-        f'CNP_CC __attribute__((noinline, used)) CNP_HIDDEN cnp_word {c_name}(CNP_TAKE) __asm__("{text}");\n'
-        f"CNP_CC cnp_word {c_name}(CNP_TAKE)"
-    )
-
-
-def body_stencil(
-    shape: Shape, source: Source, callers: frozenset[str], natives: frozenset[str], part: str
-) -> str:
-    """A body that says what happens next, and the obedience to it."""
-    item = shape.declaration
-    arguments = "".join(f", {argument(shape, number)}" for number in range(len(item.operands)))
-    name = item.name if part == "hot" else f"{item.name}_slow"
-    slow = f"case SLOW: CNP_TAIL({symbol(shape, 'slow')});" if part == "hot" and item.kind == "slow" else ""
-    jumps = " ".join(
-        f"case JUMP({number}): CNP_TAIL(cnp_to_target_{number});"
-        for number, operand in enumerate(item.operands)
-        if operand.kind == "label"
-    )
-    raised = (
-        "u64 cnp_raised = CNP_HEADER(cnp_frame)->context->raised;\n    if (unlikely(cnp_raised)) "
-        "{ CNP_HEADER(cnp_frame)->code = (u32)cnp_raised; CNP_TAIL_UNCHANGED(cnp_to_trap); }"
-        if name in callers
-        else ""
-    )
-    forget = "CNP_FORGET" if name in callers | natives else ""
-    back = "cnp_frame = S.cnp_frame;" if name in natives else ""
-    text = f"cnp.stencil.{shape.key}" if part == "hot" else f"cnp.slow.{shape.key}"
-    return f"""{opening(symbol(shape, "stencil" if part == "hot" else "slow"), text)} {{
-    CNP_OPEN
-    cnp_go cnp_next = {name}(&S{arguments});
-    {forget} {back}
-    {raised}
-    switch (cnp_next) {{
-        case NEXT: CNP_TAIL(cnp_to_next);
-        {slow}
-        {jumps}
-        case EXIT: CNP_TAIL(cnp_to_exit);
-        case CNP_UNWIND: CNP_TAIL_LIVE(cnp_to_unwind);
-        case CNP_TABLE: CNP_TAIL_INDIRECT(S.cnp_to);
-        {RETURN.strip()}
-        default: CNP_LEAVE_TRAP(CNP_PAYLOAD(cnp_next));
-    }}
-}}"""
-
-
-def argument(shape: Shape, number: int) -> str:
-    """C text of the value of one operand of a body."""
-    operand, accepted = shape.operands[number], shape.accepts[number]
-    wide = "_WIDE" if shape.wide else ""
-    match operand.kind:
-        case "imm":
-            return immediate(accepted.kind, operand.ctype, number, shape.folded)
-        case "slot":
-            low = f" + CNP_LOW({SCALARS[operand.ctype]})" if operand.ctype in SCALARS else ""
-            return f"({operand.ctype} *)(CNP_SLOT{wide}({number}){low})"
-        case "label":
-            return str(number)
-        case "func":
-            return f"(cnp_func)cnp_to_target_{number}"
-        case "table":
-            return f"(const cnp_label *)CNP_ADDRESS({number})"
-        case "cell" if operand.ctype in SCALARS:
-            return f"({operand.ctype} *)(CNP_ADDRESS({number}) + CNP_LOW({SCALARS[operand.ctype]}))"
-        case _:
-            return f"({operand.ctype} *)CNP_ADDRESS({number})"
-
-
-def immediate(kind: str, ctype: str, number: int, folded: bool) -> str:
-    """C text of an immediate of type `kind`, converted to `ctype`. folded: as an address that LLVM may fold into an
-    instruction; which values that leaves is read off the object."""
-    if folded and kind in FOLDING:
-        whole = kind == "i32" and ctype in ("i64", "u64", "disp")
-        return f"({ctype}){'' if whole else f'({kind})'}CNP_FOLD({number})"
-    if kind == "f64":
-        return f"({ctype})cnp_f64(CNP_IMM64({number}))"
-    if kind == "f32":
-        return f"({ctype})cnp_f32(CNP_IMM32U({number}))"
-    if int(kind[1:]) > 32:
-        return f"({ctype})({kind[0]}64)CNP_IMM64({number})"
-    way = "CNP_IMM32S" if kind[0] == "i" else "CNP_IMM32U"
-    return f"({ctype}){way}({number})"
-
-
-def read(shape: Shape, number: int) -> str:
-    """C text of an input of a pure operation."""
-    operand, accepted = shape.operands[number], shape.accepts[number]
-    if accepted.kind != "slot":
-        return immediate(accepted.kind, operand.ctype, number, shape.folded)
-    return f"CNP_READ{'_WIDE' if shape.wide else ''}({operand.ctype}, {number})"
-
-
-def write(shape: Shape, value: str) -> str:
-    """C text that stores the value of a pure operation in operand 0. Integers of 32 bits are zero-extended."""
-    ctype = shape.operands[0].ctype
-    if ctype in INTEGERS and INTEGERS[ctype] < 8:
-        ctype, value = "u64", f"(u64)(u32)({value})"
-    return f"CNP_WRITE{'_WIDE' if shape.wide else ''}({ctype}, 0, {value});"
-
-
-def pure_code(shape: Shape) -> str:
-    """The statements of a pure operation up to the tail call. The state stays as it came: its homes are not written."""
-    item, name = shape.declaration, shape.declaration.name
-    branch = shape.operation != name
-    inputs = range(0 if branch else 1, len(shape.operands) - branch)
-    if item.kind == "load":
-        return write(
-            shape, f"{name}((const char *){read(shape, 1)} + {immediate('i32', 'i64', 2, shape.folded)})"
-        )
-    if item.kind == "store":
-        return f"{name}((char *){read(shape, 0)} + {immediate('i32', 'i64', 1, shape.folded)}, {read(shape, 2)});"
-    names = ", ".join(f"in{number}" for number in inputs)
-    values = " ".join(
-        f"{shape.operands[number].ctype} in{number} = {read(shape, number)};" for number in inputs
-    )
-    if branch:
-        return f"{values} if ({name}({names})) CNP_TAIL_UNCHANGED(cnp_to_target_{len(shape.operands) - 1});"
-    trap = (
-        f"u32 cnp_trap = {name}_trap({names}); if (unlikely(cnp_trap)) CNP_LEAVE_TRAP(cnp_trap);"
-        if item.kind == "trap"
-        else ""
-    )
-    return f"{values} {trap} {write(shape, f'{name}({names})')}"

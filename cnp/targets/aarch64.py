@@ -34,11 +34,12 @@ Base line Armv8.0-A: no atomics of 8.1, nor the library calls that choose betwee
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from cnp.stencil import Block, Hole, What
 from cnp.target import Field, Formula, Piece, Syntax, Target
 
-ABSOLUTE, RELATIVE, PAGE = Formula.ABSOLUTE, Formula.RELATIVE, Formula.PAGE
+ABSOLUTE, RELATIVE, PAGE, NEGATED = Formula.ABSOLUTE, Formula.RELATIVE, Formula.PAGE, Formula.NEGATED
 
 FIELDS = {
     "abs64": Field(8, ABSOLUTE, ((0, 64, 0),)),
@@ -68,7 +69,43 @@ FIELDS = {
     # movz w; movk w, lsl 16: the halves of 32 bits        0b0_10_100101_00_1111111111111111_00000
     "low16": Field(4, ABSOLUTE, ((0, 16, 5),)),
     "high16": Field(4, ABSOLUTE, ((16, 16, 5),), -(1 << 31), (1 << 32) - 1),
+    # Numbers of registers                                 0b00000000000_mmmmm_0_aaaaa_nnnnn_ddddd
+    "rd": Field(4, ABSOLUTE, ((0, 5, 0),), 0, 31),  # also rt
+    "rn": Field(4, ABSOLUTE, ((0, 5, 5),), 0, 31),
+    "ra": Field(4, ABSOLUTE, ((0, 5, 10),), 0, 31),  # also rt2
+    "rm": Field(4, ABSOLUTE, ((0, 5, 16),), 0, 31),  # also rs
+    # Offsets of loads and stores by the size of the access: all that the twelve bits hold
+    "off2": Field(4, ABSOLUTE, ((1, 12, 10),), 0, 4095 * 2, 2),
+    "off4": Field(4, ABSOLUTE, ((2, 12, 10),), 0, 4095 * 4, 4),
+    "off8": Field(4, ABSOLUTE, ((3, 12, 10),), 0, 4095 * 8, 8),
+    "off16": Field(4, ABSOLUTE, ((4, 12, 10),), 0, 4095 * 16, 16),
+    # ldur, stur                                           0b11111000010_111111111_00_00000_00000
+    "imm9": Field(4, ABSOLUTE, ((0, 9, 12),), -256, 255),
+    # sub for the add of a negative number, cmn for cmp
+    "imm12_neg": Field(4, NEGATED, ((0, 12, 10),), 0, 4095),
+    # movz; movn, which holds the complement: ~v = -(v + 1)
+    "mov16": Field(4, ABSOLUTE, ((0, 16, 5),), 0, 0xFFFF),
+    "mov16_neg": Field(4, NEGATED, ((0, 16, 5),), 0, 0xFFFF),
+    # ubfm, sbfm: immr, imms; extr: imms                   0b1_10_100110_1_rrrrrr_ssssss_00000_00000
+    #     lsl  n: immr = -n modulo the width, imms = width - 1 - n        ror n: imms = n
+    #     lsr and asr n: immr = n, imms = width - 1                       rol n: imms = width - n
+    "immr6": Field(4, ABSOLUTE, ((0, 6, 16),), 0, 63),
+    "immr6_neg": Field(4, NEGATED, ((0, 6, 16),), -63, 0),
+    "imms6": Field(4, ABSOLUTE, ((0, 6, 10),), 0, 63),
+    "imms6_neg": Field(4, NEGATED, ((0, 6, 10),), 0, 63),
+    "immr5": Field(4, ABSOLUTE, ((0, 5, 16),), 0, 31),
+    "immr5_neg": Field(4, NEGATED, ((0, 5, 16),), -31, 0),
+    "imms5": Field(4, ABSOLUTE, ((0, 5, 10),), 0, 31),
+    "imms5_neg": Field(4, NEGATED, ((0, 5, 10),), 0, 31),
 }
+
+#: Rows whose value is the number of a register, and rows that hold a short immediate or offset (see `Target`), narrow
+#: ones first: a wide row also writes what a narrow field holds, and takes more.
+REGISTER_FIELDS = ("rd", "rn", "rm", "ra")
+NUMBER_FIELDS = (
+    "immr5", "immr5_neg", "imms5", "imms5_neg", "immr6", "immr6_neg", "imms6", "imms6_neg", "imm9", "imm12",
+    "imm12_neg", "off2", "off4", "off8", "off16", "mov16", "mov16_neg",
+)  # fmt: skip
 
 RELOCATIONS = {
     257: (Piece("abs64"),),  # R_AARCH64_ABS64
@@ -97,7 +134,7 @@ PRELUDE = r"""
 #define CNP_ADDRESS(i) CNP_IMM64(i)
 #define CNP_SLOT(i) ({ char *cnp_v; \
     __asm__("add %0, %1, :lo12:cnp." #i : "=r"(cnp_v) : "r"(cnp_frame)); cnp_v; })
-#define CNP_SLOT_WIDE(i) (cnp_frame + CNP_IMM32U(i))
+#define CNP_SLOT_WIDE(i) (cnp_frame + CNP_IMM32S(i))
 
 /* Loads name the frame as memory that they read, so that none is moved over a store. They are told what the
    register can hold, so that no extension is repeated. */
@@ -148,6 +185,26 @@ def stack(mnemonic: str, arguments: str) -> int | None:
     return None if writes or re.search(r"\[sp.*\]!|\[sp\], ", arguments) else 0
 
 
+NAME = re.compile(r"\b([xwvqdshb])(\d+)\b")
+
+
+def uses(mnemonic: str, arguments: str) -> frozenset[tuple[str, int]]:
+    """The registers that an instruction names: ("r" or "f", number)."""
+    found = NAME.findall(arguments)
+    return frozenset(("r" if letter in "xw" else "f", int(number)) for letter, number in found)
+
+
+
+def rename(line: str, registers: Mapping[tuple[str, int], int]) -> str | None:
+    """The line with other registers: (bank, number) -> number."""
+
+    def other(found: re.Match[str]) -> str:
+        bank = "r" if found[1] in "xw" else "f"
+        return f"{found[1]}{registers.get((bank, int(found[2])), found[2])}"
+
+    return NAME.sub(other, line)
+
+
 SYNTAX = Syntax(
     jump=frozenset({"b"}),
     inverse=INVERSE,
@@ -155,6 +212,8 @@ SYNTAX = Syntax(
     local=".LBB",
     emit_jump="\tb\t{}",
     stack=stack,
+    uses=uses,
+    rename=rename,
 )
 
 VENEER = Block(
@@ -177,6 +236,8 @@ TARGET = Target(
         "-fno-pic",
         "-ffixed-x18",  # the platform's: stencils are then not tied to one
         "-mno-outline-atomics",
+        "-DCNP_MINIMUM",  # fmin: a NaN wins, and -0 is less than 0
+        "-fno-strict-float-cast-overflow", "-DCNP_CASTS_SATURATE",  # what fcvtzs and fcvtzu do
         "-mbranch-protection=none",  # no landing pads: some clangs put them everywhere
     ),
     ints=16,
@@ -188,7 +249,6 @@ TARGET = Target(
     fields=FIELDS,
     relocations=RELOCATIONS,
     syntax=SYNTAX,
-    jump_size=4,
     veneer=VENEER,
     nop=bytes.fromhex("1f2003d5"),
     trap=bytes.fromhex("000020d4"),  # brk #0
@@ -198,6 +258,11 @@ TARGET = Target(
     ),
     island=96 << 20,
     short_slots=(0, 4095),
+    registers=((*range(21, 29), *range(8)), tuple(range(8))),
+    results=(0, 1),
+    register_fields=REGISTER_FIELDS,
+    number_fields=NUMBER_FIELDS,
+    short=((0, 4095), (-4095, -1)),
     qemu="aarch64",
     capstone=("ARM64", ("ARM",)),
 )

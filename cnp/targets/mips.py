@@ -45,16 +45,19 @@ Base line mips64r2 with 64-bit floating-point registers: no popcount, no fused m
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from cnp.stencil import Block, Hole, What
 from cnp.target import Field, Formula, Piece, Syntax, Target
 
-ABSOLUTE, RELATIVE, REGION = Formula.ABSOLUTE, Formula.RELATIVE, Formula.REGION
+ABSOLUTE, RELATIVE, REGION, NEGATED = Formula.ABSOLUTE, Formula.RELATIVE, Formula.REGION, Formula.NEGATED
 
 # I-type   opcode rs    rt    immediate           J-type   opcode index
+# R-type   opcode rs    rt    rd    sa    function         floats: opcode format ft fs fd function
 I_TYPE = ((0, 16, 0),)  # 0b000000_00000_00000_1111111111111111
 BRANCH = ((2, 16, 0),)  # the same bits, counted in instructions
 J_TYPE = ((2, 26, 0),)  # 0b000000_11111111111111111111111111
+SA = ((0, 5, 6),)  # 0b000000_00000_00000_00000_11111_000000
 
 FIELDS = {
     "highest": Field(4, ABSOLUTE, ((48, 16, 0),), carry=0x8000_8000_8000),
@@ -64,7 +67,25 @@ FIELDS = {
     "simm16": Field(4, ABSOLUTE, I_TYPE, -(1 << 15), (1 << 15) - 1),
     "jump26": Field(4, REGION, J_TYPE, 0, (1 << 28) - 4, align=4, jump=True),
     "pc16": Field(4, RELATIVE, BRANCH, -(1 << 17), (1 << 17) - 4, align=4, jump=True),
+    # Numbers of registers                               0b000000_sssss_ttttt_ddddd_fffff_000000
+    "rs": Field(4, ABSOLUTE, ((0, 5, 21),), 0, 31),
+    "rt": Field(4, ABSOLUTE, ((0, 5, 16),), 0, 31),  # also ft
+    "rd": Field(4, ABSOLUTE, ((0, 5, 11),), 0, 31),  # also fs
+    "fd": Field(4, ABSOLUTE, ((0, 5, 6),), 0, 31),
+    # Numbers: of ori, xori, andi; of daddiu for the subtraction of one
+    "uimm16": Field(4, ABSOLUTE, I_TYPE, 0, 0xFFFF),
+    "simm16_neg": Field(4, NEGATED, I_TYPE, -(1 << 15), (1 << 15) - 1),
+    # Shift amounts; dsll32 and its like hold the amount - 32. A rotation to the left is one to the right by the rest.
+    "sa5": Field(4, ABSOLUTE, SA, 0, 31),
+    "sa5_neg": Field(4, NEGATED, SA, 0, 31),
+    # The highest bit of a dext above its lowest one, which is `sa5`, of what is left of 32 bits
+    "msbd5_neg": Field(4, NEGATED, ((0, 5, 11),), 0, 31),
 }
+
+#: Rows whose value is the number of a register, and rows that hold a short immediate or offset (see `Target`), narrow
+#: ones first: a wide row also writes what a narrow field holds, and takes more.
+REGISTER_FIELDS = ("rs", "rt", "rd", "fd")
+NUMBER_FIELDS = ("sa5", "sa5_neg", "msbd5_neg", "simm16", "simm16_neg", "uimm16")
 
 RELOCATIONS: dict[int, tuple[Piece, ...]] = {
     4: (Piece("jump26"),),  # R_MIPS_26
@@ -142,6 +163,26 @@ def stack(mnemonic: str, arguments: str) -> int | None:
     return int(step[1]) if step and mnemonic == "daddiu" else None
 
 
+NAME = re.compile(r"\$(f?)(\d+)\b")
+
+
+def uses(mnemonic: str, arguments: str) -> frozenset[tuple[str, int]]:
+    """The registers that an instruction names: ("r" or "f", number)."""
+    found = NAME.findall(arguments)
+    return frozenset(("f" if bank else "r", int(number)) for bank, number in found)
+
+
+
+def rename(line: str, registers: Mapping[tuple[str, int], int]) -> str | None:
+    """The line with other registers: (bank, number) -> number."""
+
+    def other(found: re.Match[str]) -> str:
+        bank = "f" if found[1] else "r"
+        return f"${found[1]}{registers.get((bank, int(found[2])), found[2])}"
+
+    return NAME.sub(other, line)
+
+
 SYNTAX = Syntax(
     jump=frozenset({"j", "b"}),
     inverse=INVERSE,
@@ -149,6 +190,8 @@ SYNTAX = Syntax(
     local=".LBB",
     emit_jump="\tj\t{}\n\tnop",
     stack=stack,
+    uses=uses,
+    rename=rename,
     delay=True,
     clean=clean,
 )
@@ -189,6 +232,9 @@ def make(byteorder: str) -> Target:
             "-march=mips64r2", "-mabi=64", "-mno-abicalls", "-fno-pic", "-G0", "-mlong-calls", "-mnan=legacy",
             "-mno-madd4",  # some processors fuse it, others not
             "-DCNP_NEGATION_IS_ARITHMETIC",  # neg.d of a NaN is an invalid operation before release 5
+            "-DCNP_NO_FMA", "-DCNP_NO_ROUNDING",
+            "-DCNP_CONSTANTS_ARE_FAR",  # six instructions away
+            "-DCNP_C_POSITIONS",
             "-mno-check-zero-division",  # a body says itself what happens
             "-Wno-ignored-attributes",  # short_call, where a type of function is named
         ),
@@ -201,7 +247,6 @@ def make(byteorder: str) -> Target:
         fields=FIELDS,
         relocations=RELOCATIONS,
         syntax=SYNTAX,
-        jump_size=8,
         veneer=veneer(byteorder),
         nop=instructions(byteorder, 0),
         trap=instructions(byteorder, 0x0000000D),  # break
@@ -210,7 +255,12 @@ def make(byteorder: str) -> Target:
             (instructions(byteorder, 0x03E00008, 0x24020017), 23),
         ),
         island=192 << 20,
-        short_slots=(0, (1 << 15) - 1),
+        short_slots=(-(1 << 15), (1 << 15) - 1),
+        registers=(tuple(range(5, 15)), tuple(range(8))),
+        results=(2, 3),
+        register_fields=REGISTER_FIELDS,
+        number_fields=NUMBER_FIELDS,
+        short=((-(1 << 15), (1 << 15) - 1), (0, 0xFFFF)),
         lld=("-m", "elf64ltsmip" if ending else "elf64btsmip"),
         qemu=name,
         folds=True,

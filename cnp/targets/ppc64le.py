@@ -25,12 +25,12 @@ prefixed instructions of POWER10 would make addresses relative; they may not be 
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from collections.abc import Mapping
 
 from cnp.stencil import Block, Hole, What
-from cnp.target import Field, Formula, Piece, Record, Syntax, Target
+from cnp.target import Field, Formula, Piece, Syntax, Target
 
-ABSOLUTE, RELATIVE = Formula.ABSOLUTE, Formula.RELATIVE
+ABSOLUTE, RELATIVE, NEGATED = Formula.ABSOLUTE, Formula.RELATIVE, Formula.NEGATED
 
 # Bits are numbered from the lowest. The unit of a 16-bit field is the instruction's lower half, which comes first.
 #
@@ -43,9 +43,17 @@ ABSOLUTE, RELATIVE = Formula.ABSOLUTE, Formula.RELATIVE
 #  | opcode |  BO  |  BI  | BD  distance >> 2     |lk |  B form: bc
 #  +--------+------+------+----------------------+---+
 #  | opcode | LI  distance >> 2                  |lk |  I form: b bl
-#  +--------+------------------------------------+---+
+#  +--------+------+------+------+------+--------+---+
+#  | opcode |  RT  |  RA  |  RB  |  RC  |   xo   |   |  A form; X and XO form without RC; XX forms alike, with the
+#  +--------+------+------+------+------+------+-+-+-+  sixth bits of their registers (0 of f0 … f31) below
+#  | opcode |  RS  |  RA  |  SH  |  MB  |  ME  |     |  M form: rlwinm; X form: srawi, without MB and ME
+#  +--------+------+------+------+------+-+----+-+---+
+#  | opcode |  RS  |  RA  | SH 4:0 | MB 4:0 |5| xo|5|  |  MD form: rldicl rldicr rldic; XS form: sradi, without MB
+#  +--------+------+------+--------+--------+-+---+-+--+
 D16 = ((0, 16, 0),)
 DS14 = ((2, 14, 2),)
+SH6 = ((0, 5, 11), (5, 1, 1))
+MB6 = ((0, 5, 6), (5, 1, 5))
 SIGNED16 = (-(1 << 15), (1 << 15) - 1)
 SIGNED32 = (-(1 << 31), (1 << 31) - 1)
 
@@ -66,7 +74,36 @@ FIELDS = {
     "highesta": Field(2, ABSOLUTE, ((48, 16, 0),), carry=0x8000),
     "rel24": Field(4, RELATIVE, ((2, 24, 2),), -(1 << 25), (1 << 25) - 4, align=4, jump=True),
     "rel14": Field(4, RELATIVE, ((2, 14, 2),), -(1 << 15), (1 << 15) - 4, align=4, jump=True),
+    # Numbers of registers, of both files
+    "rt": Field(4, ABSOLUTE, ((0, 5, 21),), 0, 31),  # also RS
+    "ra": Field(4, ABSOLUTE, ((0, 5, 16),), 0, 31),
+    "rb": Field(4, ABSOLUTE, ((0, 5, 11),), 0, 31),
+    "rc": Field(4, ABSOLUTE, ((0, 5, 6),), 0, 31),
+    # Numbers: of ori, xori, andi., cmpldi; of addi for the subtraction of one
+    "uimm16": Field(2, ABSOLUTE, D16, 0, 0xFFFF),
+    "disp16_neg": Field(2, NEGATED, D16, *SIGNED16),
+    # Shifts are rotations by a mask, whose two ends are named from the top:
+    #     sldi n: SH = n, ME = 63 - n     srdi n: SH = -n modulo 64, MB = n     sradi n, rotldi n: SH = n
+    #     slwi n: SH = n, ME = 31 - n     srwi n: SH = -n modulo 32, MB = n     srawi n, rotlwi n: SH = n
+    "sh6": Field(4, ABSOLUTE, SH6, 0, 63),
+    "sh6_neg": Field(4, NEGATED, SH6, -63, 0),
+    "mb6": Field(4, ABSOLUTE, MB6, 0, 63),  # also ME
+    "mb6_neg": Field(4, NEGATED, MB6, 0, 63),
+    "sh5": Field(4, ABSOLUTE, ((0, 5, 11),), 0, 31),
+    "sh5_neg": Field(4, NEGATED, ((0, 5, 11),), -31, 0),
+    "mb5": Field(4, ABSOLUTE, ((0, 5, 6),), 0, 31),
+    "mb5_neg": Field(4, NEGATED, ((0, 5, 6),), 0, 31),
+    "me5": Field(4, ABSOLUTE, ((0, 5, 1),), 0, 31),
+    "me5_neg": Field(4, NEGATED, ((0, 5, 1),), 0, 31),
 }
+
+#: Rows whose value is the number of a register, and rows that hold a short immediate or offset (see `Target`), narrow
+#: ones first: a wide row also writes what a narrow field holds, and takes more.
+REGISTER_FIELDS = ("rt", "ra", "rb", "rc")
+NUMBER_FIELDS = (
+    "sh5", "sh5_neg", "mb5", "mb5_neg", "me5", "me5_neg", "sh6", "sh6_neg", "mb6", "mb6_neg",
+    "disp16ds", "disp16", "disp16_neg", "uimm16",
+)  # fmt: skip
 
 RELOCATIONS = {
     1: (Piece("abs32"),),  # R_PPC64_ADDR32
@@ -135,8 +172,8 @@ PRELUDE = r"""
         __asm__ volatile("" : "=r"(cnp_unknown.value), "=r"(cnp_unknown.frame) : : "memory");         \
         return cnp_unknown;                                                                              \
     }
-#define CNP_TAIL_INDIRECT(to) do { CNP_CLOSE __asm__ volatile("mtctr %0" : : "r"(to) : "ctr", "memory"); \
-    __attribute__((musttail)) return cnp_to_table(CNP_GIVE); } while (0)
+#define CNP_TAIL_INDIRECT(to, ...) do { CNP_CLOSE __asm__ volatile("mtctr %0" : : "r"(to) : "ctr", "memory"); \
+    __attribute__((musttail)) return cnp_to_table(__VA_ARGS__); } while (0)
 #define CNP_HIDDEN __attribute__((visibility("hidden")))
 CNP_DECLARE_TAIL(cnp_to_table, "cnp.table")
 """
@@ -188,15 +225,24 @@ def stack(mnemonic: str, arguments: str) -> int | None:
     return None if updated or written else 0
 
 
-def by_section(records: list[Record]) -> list[Record]:
-    """Constants named by their section only. The assembler does so, but not where an addend is added for the carry:
-    the parts of one address would belong to two copies of the constant."""
-    return [
-        replace(record, symbol=record.section, value=0, addend=record.addend + record.value)
-        if record.section.startswith(".rodata")
-        else record
-        for record in records
-    ]
+NAME = re.compile(r"%(r|f|vs)(\d+)\b")
+
+
+def uses(mnemonic: str, arguments: str) -> frozenset[tuple[str, int]]:
+    """The registers that an instruction names: ("r" or "f", number); the first 32 vector-scalar ones are the floats."""
+    found = NAME.findall(arguments)
+    return frozenset(("r" if bank == "r" else "f", int(number)) for bank, number in found)
+
+
+
+def rename(line: str, registers: Mapping[tuple[str, int], int]) -> str | None:
+    """The line with other registers: (bank, number) -> number."""
+
+    def other(found: re.Match[str]) -> str:
+        bank = "r" if found[1] == "r" else "f"
+        return f"%{found[1]}{registers.get((bank, int(found[2])), found[2])}"
+
+    return NAME.sub(other, line)
 
 
 SYNTAX = Syntax(
@@ -206,6 +252,8 @@ SYNTAX = Syntax(
     local=".LBB",
     emit_jump="\tb\t{}",
     stack=stack,
+    uses=uses,
+    rename=rename,
     clean=clean,
 )
 
@@ -232,7 +280,13 @@ TARGET = Target(
     triple="powerpc64le-unknown-linux-gnu",
     machine=21,
     byteorder="little",
-    cflags=("-mcpu=pwr8", "-fno-pic", "-mcmodel=medium"),
+    cflags=(
+        "-mcpu=pwr8",
+        "-fno-pic",
+        "-mcmodel=medium",
+        "-DCNP_CONSTANTS_ARE_FAR",  # five instructions away
+        "-DCNP_F32_IS_WIDE",  # a float register holds an f32 as the f64 of the same value
+    ),
     llvm_flags=("-mllvm", "-ppc-reg-with-percent-prefix"),
     ints=7,
     floats=8,
@@ -243,7 +297,6 @@ TARGET = Target(
     fields=FIELDS,
     relocations=RELOCATIONS,
     syntax=SYNTAX,
-    jump_size=4,
     veneer=VENEER,
     nop=bytes.fromhex("00000060"),
     trap=bytes.fromhex("0800e07f"),
@@ -252,8 +305,12 @@ TARGET = Target(
         (bytes.fromhex("17006038" + "2000804e"), 23),
     ),
     island=24 << 20,
-    pairs=by_section,
-    short_slots=(0, (1 << 15) - 1),
+    short_slots=SIGNED16,
+    registers=(tuple(range(4, 11)), tuple(range(1, 9))),
+    results=(3, 4),
+    register_fields=REGISTER_FIELDS,
+    number_fields=NUMBER_FIELDS,
+    short=(SIGNED16, (0, 0xFFFF)),
     qemu="ppc64le",
     capstone=("PPC", ("64", "LITTLE_ENDIAN")),
 )

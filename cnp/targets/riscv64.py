@@ -29,13 +29,14 @@ Base line rv64gc, what every Linux distribution asks for: no Zba, Zbb (popcount 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 
 from cnp.errors import BuildError
 from cnp.stencil import Block, Hole, What
 from cnp.target import Field, Formula, Piece, Record, Syntax, Target
 
-ABSOLUTE, RELATIVE = Formula.ABSOLUTE, Formula.RELATIVE
+ABSOLUTE, RELATIVE, NEGATED = Formula.ABSOLUTE, Formula.RELATIVE, Formula.NEGATED
 
 # Where the bits of a value lie, in the letters of the specification (imm is the value, the highest bit stands left):
 #
@@ -49,16 +50,18 @@ ABSOLUTE, RELATIVE = Formula.ABSOLUTE, Formula.RELATIVE
 #            15 13  12      11 10      9 7    6 5          4 2 1 0
 #     CB     funct3 imm[8|4:3]         rs1    imm[7:6|2:1|5]   op
 #     CJ     funct3 imm[11|4|9:8|10|6|7|3:1|5] ············    op
+#     CI     funct3 imm[5]  rd/rs1            imm[4:0]         op
+#     CL, CS funct3 offset[5:3]    rs1'   offset  rd'/rs2'     op
 U_TYPE = ((12, 20, 12),)  # 0b11111111111111111111_00000_0000000
 I_TYPE = ((0, 12, 20),)  # 0b111111111111_00000_000_00000_0000000
 S_TYPE = ((5, 7, 25), (0, 5, 7))  # 0b1111111_00000_00000_000_11111_0000000
+CI_TYPE = ((5, 1, 12), (0, 5, 2))  # 0b000_1_00000_11111_00
 B_TYPE = ((12, 1, 31), (5, 6, 25), (1, 4, 8), (11, 1, 7))  # 0b1_111111_00000_00000_000_1111_1_0000000
 J_TYPE = ((20, 1, 31), (1, 10, 21), (11, 1, 20), (12, 8, 12))  # 0b1_1111111111_1_11111111_00000_0000000
 CB_TYPE = ((8, 1, 12), (3, 2, 10), (6, 2, 5), (1, 2, 3), (5, 1, 2))  # 0b000_1_11_000_11_11_1_00
 CJ_TYPE = (  # 0b000_1_1_11_1_1_1_111_1_00
     ((11, 1, 12), (4, 1, 11), (8, 2, 9), (10, 1, 8), (6, 1, 7), (7, 1, 6), (1, 3, 3), (5, 1, 2))
 )
-
 #: What a pair of upper 20 and lower 12 signed bits reaches.
 PAIR_LOW, PAIR_HIGH = -(1 << 31) - 0x800, (1 << 31) - 0x801
 
@@ -78,7 +81,37 @@ FIELDS = {
     "jal": Field(4, RELATIVE, J_TYPE, -(1 << 20), (1 << 20) - 2, align=2, jump=True),
     "rvc_branch": Field(2, RELATIVE, CB_TYPE, -(1 << 8), (1 << 8) - 2, align=2, jump=True),
     "rvc_jump": Field(2, RELATIVE, CJ_TYPE, -(1 << 11), (1 << 11) - 2, align=2, jump=True),
+    # Numbers of registers                              0b33333_00_22222_11111_000_ddddd_0000000
+    "rd": Field(4, ABSOLUTE, ((0, 5, 7),), 0, 31),
+    "rs1": Field(4, ABSOLUTE, ((0, 5, 15),), 0, 31),
+    "rs2": Field(4, ABSOLUTE, ((0, 5, 20),), 0, 31),
+    "rs3": Field(4, ABSOLUTE, ((0, 5, 27),), 0, 31),
+    # … in two bytes: five bits, which may not be zero, or three bits for 8 … 15 (rd', rs1', rs2' of the specification)
+    "c_rd": Field(2, ABSOLUTE, ((0, 5, 7),), 1, 31),  # 0b1001_ddddd_22222_10; also rs1
+    "c_rs2": Field(2, ABSOLUTE, ((0, 5, 2),), 1, 31),
+    "c_rs1p": Field(2, ABSOLUTE, ((0, 3, 7),), 8, 15),  # 0b100011_111_00_222_01; also rd'
+    "c_rs2p": Field(2, ABSOLUTE, ((0, 3, 2),), 8, 15),  # also rd' of loads
+    # Numbers: addi for the subtraction of one; shift amounts, and what is left of the width (or of 32) beside one
+    "imm12_i_neg": Field(4, NEGATED, I_TYPE, -(1 << 11), (1 << 11) - 1),
+    "shamt6": Field(4, ABSOLUTE, ((0, 6, 20),), 0, 63),  # 0b000000_111111_00000_000_00000_0000000
+    "shamt6_neg": Field(4, NEGATED, ((0, 6, 20),), 0, 63),
+    "shamt5": Field(4, ABSOLUTE, ((0, 5, 20),), 0, 31),  # of slliw, srliw, sraiw
+    "shamt5_neg": Field(4, NEGATED, ((0, 5, 20),), 0, 31),
+    "c_imm": Field(2, ABSOLUTE, CI_TYPE, -32, 31),  # of c.addi, c.addiw, c.li, c.andi
+    "c_imm_neg": Field(2, NEGATED, CI_TYPE, -32, 31),
+    "c_shamt": Field(2, ABSOLUTE, CI_TYPE, 1, 63),
+    "c_shamt_neg": Field(2, NEGATED, CI_TYPE, 1, 63),
+    "c_off4": Field(2, ABSOLUTE, ((3, 3, 10), (2, 1, 6), (6, 1, 5)), 0, 31 * 4, 4),  # of c.lw, c.sw
+    "c_off8": Field(2, ABSOLUTE, ((3, 3, 10), (6, 2, 5)), 0, 31 * 8, 8),  # of c.ld, c.sd, c.fld, c.fsd
 }
+
+#: Rows whose value is the number of a register, and rows that hold a short immediate or offset (see `Target`), narrow
+#: ones first: a wide row also writes what a narrow field holds, and takes more.
+REGISTER_FIELDS = ("c_rs1p", "c_rs2p", "c_rd", "c_rs2", "rd", "rs1", "rs2", "rs3")
+NUMBER_FIELDS = (
+    "shamt5", "shamt5_neg", "shamt6", "shamt6_neg", "c_imm", "c_imm_neg", "c_shamt", "c_shamt_neg", "c_off4", "c_off8",
+    "imm12_i", "imm12_i_neg", "imm12_s",
+)  # fmt: skip
 
 PCREL_HI20, PCREL_LO12 = 23, (24, 25)
 
@@ -164,6 +197,33 @@ def stack(mnemonic: str, arguments: str) -> int | None:
     return int(step[1]) if step and mnemonic == "addi" else None
 
 
+#: Name of each register by bank and number.
+SPELLED = {("r", 0): "zero", ("r", 1): "ra", ("r", 2): "sp", ("r", 3): "gp", ("r", 4): "tp"}
+for bank, prefix in (("r", ""), ("f", "f")):
+    for letter, start, numbers in (("a", 0, range(10, 18)), ("s", 0, range(8, 10)), ("s", 2, range(18, 28))):
+        SPELLED |= {(bank, number): f"{prefix}{letter}{start + i}" for i, number in enumerate(numbers)}
+SPELLED |= {("r", number): f"t{i}" for i, number in enumerate([5, 6, 7, 28, 29, 30, 31])}
+SPELLED |= {("f", number): f"ft{i}" for i, number in enumerate([*range(8), *range(28, 32)])}
+NUMBERED = {name: key for key, name in SPELLED.items()}
+NAME = re.compile(r"\b(f?[ast]\d+)\b")
+
+
+def uses(mnemonic: str, arguments: str) -> frozenset[tuple[str, int]]:
+    """The registers that an instruction names: ("r" or "f", number)."""
+    return frozenset(NUMBERED[name] for name in NAME.findall(arguments))
+
+
+def rename(line: str, registers: Mapping[tuple[str, int], int]) -> str | None:
+    """The line with other registers: (bank, number) -> number."""
+
+    def other(found: re.Match[str]) -> str:
+        bank, number = NUMBERED[found[1]]
+        return SPELLED[bank, registers.get((bank, number), number)]
+
+    mnemonic, tab, arguments = line.lstrip().partition("\t")
+    return f"\t{mnemonic}{tab}{NAME.sub(other, arguments)}"
+
+
 SYNTAX = Syntax(
     jump=frozenset({"j", "tail"}),
     inverse=INVERSE,
@@ -172,6 +232,8 @@ SYNTAX = Syntax(
     emit_jump="\t.option\tpush\n\t.option\tnorvc\n\tj\t{}\n\t.option\tpop",
     emit_branch="\t.option\tpush\n\t.option\texact\n\t{}\t{}\n\t.option\tpop",
     stack=stack,
+    uses=uses,
+    rename=rename,
 )
 
 VENEER = Block(
@@ -192,7 +254,7 @@ TARGET = Target(
     triple="riscv64-unknown-linux-gnu",
     machine=243,
     byteorder="little",
-    cflags=("-march=rv64gc", "-mabi=lp64d", "-mcmodel=medany", "-mno-relax", "-fno-pic"),
+    cflags=("-march=rv64gc", "-mabi=lp64d", "-mcmodel=medany", "-mno-relax", "-fno-pic", "-DCNP_MINIMUM", "-DCNP_NO_ROUNDING"),
     ints=10,
     floats=12,
     frame_position=0,
@@ -202,14 +264,23 @@ TARGET = Target(
     fields=FIELDS,
     relocations=RELOCATIONS,
     syntax=SYNTAX,
-    jump_size=4,
     veneer=VENEER,
     nop=b"\x01\x00",  # c.nop
     trap=b"\x02\x90",  # c.ebreak
     probe=((bytes.fromhex("1305a0028280"), 42), (bytes.fromhex("130570018280"), 23)),  # li a0, n; ret
     island=3 << 18,
     folds=True,
-    short_slots=(0, (1 << 11) - 1),
+    short_slots=(-(1 << 11), (1 << 11) - 1),
+    # compressed instructions have short fields for x8-x15 and f8-f15
+    register_classes=(
+        (tuple(range(8, 16)), (*range(16, 32),)),
+        (tuple(range(8, 16)), (*range(16, 32), *range(8))),
+    ),
+    registers=((*range(11, 18), 28, 29, 30), (*range(10, 18), *range(4))),
+    results=(10, 11),
+    register_fields=REGISTER_FIELDS,
+    number_fields=NUMBER_FIELDS,
+    short=((-(1 << 11), (1 << 11) - 1),),
     lld=("-melf64lriscv",),
     qemu="riscv64",
     code_align=2,

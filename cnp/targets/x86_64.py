@@ -3,7 +3,8 @@
 What is odd about it
 * Instructions have any length, and a 32-bit field is signed in one instruction and unsigned in the next: the two
   absolute 32-bit relocations differ in nothing else. An operand that occurs in both may only be what both hold.
-* Branches reach 2 GiB either way, so that no conditional exit needs a far form and only imports need veneers.
+* Branches have two lengths: two bytes reach 127 bytes, five or six reach 2 GiB, so that only imports need veneers. For
+  a symbol outside of the section the assembler always takes the long one: short ones are written as bytes.
 * `preserve_none` hands over twelve integer registers, r12 r13 r14 r15 rdi rsi rdx rcx r8 r9 r11 rax, and keeps
   none of them for the caller. The frame pointer is the fifth (rdi), because r12 and r13 cost a byte more when they
   are a base. rax is left free: a stencil that jumps through a table needs one register.
@@ -16,11 +17,13 @@ Base line x86-64-v2 (2009): it has popcnt and the SSE4.1 roundings, which are li
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import replace
 
 from cnp.stencil import Block, Hole, What
 from cnp.target import Field, Formula, Piece, Syntax, Target
 
-ABSOLUTE, RELATIVE = Formula.ABSOLUTE, Formula.RELATIVE
+ABSOLUTE, RELATIVE, NEGATED = Formula.ABSOLUTE, Formula.RELATIVE, Formula.NEGATED
 
 FIELDS = {
     "abs64": Field(8, ABSOLUTE, ((0, 64, 0),)),
@@ -30,8 +33,33 @@ FIELDS = {
     "abs8": Field(1, ABSOLUTE, ((0, 8, 0),), -(1 << 7), (1 << 8) - 1),
     "pc32": Field(4, RELATIVE, ((0, 32, 0),), -(1 << 31), (1 << 31) - 1),
     "jump32": Field(4, RELATIVE, ((0, 32, 0),), -(1 << 31), (1 << 31) - 1, jump=True),
-    "pc8": Field(1, RELATIVE, ((0, 8, 0),), -(1 << 7), (1 << 7) - 1),
+    "jump8": Field(1, RELATIVE, ((0, 8, 0),), -(1 << 7), (1 << 7) - 1, jump=True),
 }
+
+# The number of a register: three bits of a byte and a fourth one of the REX prefix, if there is a prefix.
+#
+#     REX 0100_W_R_X_B   [0F [38 | 3A]]   opcode 00000_bbb   ModRM 00_rrr_bbb   SIB 00_xxx_bbb
+#
+# B belongs to SIB.base where there is a SIB, else to ModRM.rm, else to the opcode. A row is named by its bit of the
+# prefix, where its unit begins, and the bytes from there to the byte with the three bits.
+REX_B = {f"rex_b{at}": Field(at + 1, ABSOLUTE, ((0, 3, 8 * at), (3, 1, 0)), 0, 15) for at in (1, 2, 3, 4, 5)}
+REX_R = {f"rex_r{at}": Field(at + 1, ABSOLUTE, ((0, 3, 8 * at + 3), (3, 1, 2)), 0, 15) for at in (2, 3, 4)}
+REX_X = {f"rex_x{at}": Field(at + 1, ABSOLUTE, ((0, 3, 8 * at + 3), (3, 1, 1)), 0, 15) for at in (3, 4, 5)}
+NO_REX = {
+    "low3": Field(1, ABSOLUTE, ((0, 3, 0),), 0, 7),  # opcode, ModRM.rm, SIB.base                 0b00_000_111
+    "mid3": Field(1, ABSOLUTE, ((0, 3, 3),), 0, 7),  # ModRM.reg, SIB.index                       0b00_111_000
+}
+NUMBERS = {
+    "scale": Field(1, ABSOLUTE, ((0, 2, 6),), 0, 3),  # of the index, as a shift                  0b11_000_000
+    "imm8": Field(1, ABSOLUTE, ((0, 8, 0),), -(1 << 7), (1 << 7) - 1),  # also a displacement
+    "imm8_neg": Field(1, NEGATED, ((0, 8, 0),), -(1 << 7), (1 << 7) - 1),  # sub for add, rol for ror
+}
+FIELDS |= REX_B | REX_R | REX_X | NO_REX | NUMBERS
+
+#: Rows whose value is the number of a register, and rows that hold a short immediate or offset (see `Target`), narrow
+#: ones first: a wide row also writes what a narrow field holds, and takes more.
+REGISTER_FIELDS = (*NO_REX, *REX_B, *REX_R, *REX_X)
+NUMBER_FIELDS = (*NUMBERS, "abs32s")
 
 RELOCATIONS = {
     1: (Piece("abs64"),),  # R_X86_64_64
@@ -41,11 +69,16 @@ RELOCATIONS = {
     11: (Piece("abs32s"),),  # R_X86_64_32S
     12: (Piece("abs16"),),  # R_X86_64_16
     14: (Piece("abs8"),),  # R_X86_64_8
-    15: (Piece("pc8"),),  # R_X86_64_PC8
+    15: (Piece("jump8"),),  # R_X86_64_PC8
 }
 
 PRELUDE = r"""
-#define CNP_HOLE_DECLARE(i) extern __attribute__((weak, visibility("hidden"))) char cnp_hole_##i[] __asm__("cnp." #i);
+#define CNP_HOLE_DECLARE(i) \
+    extern __attribute__((weak, visibility("hidden"))) char cnp_hole_##i[] __asm__("cnp." #i); \
+    extern __attribute__((visibility("hidden"))) const f64 cnp_f64_##i __asm__("cnp." #i ".lit"); \
+    extern __attribute__((visibility("hidden"))) const f32 cnp_f32_##i __asm__("cnp." #i ".lit");
+#define CNP_FLOAT64(i) cnp_f64_##i
+#define CNP_FLOAT32(i) cnp_f32_##i
 #define CNP_IMM64(i)  ({ u64 cnp_v; __asm__("movabsq $cnp." #i ", %0" : "=r"(cnp_v)); cnp_v; })
 #define CNP_IMM32S(i) ({ i64 cnp_v; __asm__("movq $cnp." #i ", %0" : "=r"(cnp_v)); cnp_v; })
 #define CNP_IMM32U(i) ({ u32 cnp_v; __asm__("movl $cnp." #i ", %k0" : "=r"(cnp_v)); cnp_v; })
@@ -58,6 +91,11 @@ PRELUDE = r"""
 OPPOSITE = "o/no b/ae e/ne be/a s/ns p/np l/ge le/g"
 INVERSE = {
     f"j{a}": f"j{b}" for pair in OPPOSITE.split() for a, b in (pair.split("/"), reversed(pair.split("/")))
+}
+SHORT = "\t.byte\t{:#x}\n\t.byte\t{{}}-.-1"  # opcode; distance from the byte behind
+SHORT_BRANCH = {  # jcc rel8, the conditions in the order of their numbers                         0b0111_1111
+    f"j{condition}": SHORT.format(0x70 + number)
+    for number, condition in enumerate(OPPOSITE.replace("/", " ").split())
 }
 
 
@@ -77,6 +115,53 @@ def stack(mnemonic: str, arguments: str) -> int | None:
     return None
 
 
+#: Names of the parts of each register: 64, 32, 16 and 8 bits.
+PARTS = [(f"r{n}", f"e{n}", n, f"{n[0]}l" if n[1] == "x" else f"{n}l") for n in "ax cx dx bx sp bp si di".split()]
+PARTS += [(f"r{n}", f"r{n}d", f"r{n}w", f"r{n}b") for n in range(8, 16)]
+NUMBERED = {name: (number, part) for number, names in enumerate(PARTS) for part, name in enumerate(names)}
+HIGH = {"ah": 0, "ch": 1, "dh": 2, "bh": 3}  #: bytes that only these registers have
+NAME = re.compile(r"%(\w+)")
+COUNTED = re.compile(r"(sh|sa|ro|rc)[lr]d?[bwlq]?$")  #: their count is in cl
+#: Instructions that use rdx besides what they name.
+IMPLICIT = re.compile(r"(i?div|mul|cqto|cltd|cqo|cdq)[bwlq]?$")
+
+
+def uses(mnemonic: str, arguments: str) -> frozenset[tuple[str, int]]:
+    """The registers that an instruction names or changes: ("r" or "f", number)."""
+    found = set()
+    for name in NAME.findall(arguments):
+        if name in NUMBERED or name in HIGH:
+            found.add(("r", HIGH[name] if name in HIGH else NUMBERED[name][0]))
+        elif name.startswith("xmm"):
+            found.add(("f", int(name[3:])))
+    if is_implicit(mnemonic, arguments):
+        found.add(("r", NUMBERED["rdx"][0]))
+    return frozenset(found)
+
+
+def is_implicit(mnemonic: str, arguments: str) -> bool:
+    """Whether an instruction uses rdx without naming it."""
+    return bool(IMPLICIT.match(mnemonic) or (mnemonic.startswith("imul") and "," not in arguments))
+
+
+def rename(line: str, registers: Mapping[tuple[str, int], int]) -> str | None:
+    """The line with other registers: (bank, number) -> number."""
+
+    def other(found: re.Match[str]) -> str:
+        name = found[1]
+        if name.startswith("xmm"):
+            return f"%xmm{registers.get(('f', int(name[3:])), name[3:])}"
+        number, part = NUMBERED.get(name, (-1, 0))
+        return f"%{PARTS[registers[('r', number)]][part]}" if ("r", number) in registers else found[0]
+
+    mnemonic, _, arguments = line.strip().partition("\t")
+    bound = [("r", number) for name, number in HIGH.items() if f"%{name}" in line]
+    bound += [("r", NUMBERED["rcx"][0])] if COUNTED.match(mnemonic) and arguments.startswith("%cl") else []
+    bound += [("r", NUMBERED["rdx"][0])] if is_implicit(mnemonic, arguments) else []
+    bound += [("f", 0)] if "blendv" in mnemonic else []
+    return None if any(key in registers for key in bound) else NAME.sub(other, line)
+
+
 SYNTAX = Syntax(
     jump=frozenset({"jmp"}),
     inverse=INVERSE,
@@ -84,9 +169,35 @@ SYNTAX = Syntax(
     local=".LBB",
     emit_jump="\tjmp\t{}",
     stack=stack,
+    uses=uses,
+    rename=rename,
     far=False,
     register="*",
+    short_jump=SHORT.format(0xEB),
+    short_branch=SHORT_BRANCH,
 )
+
+def shorten(block: Block, slots: frozenset[int]) -> Block | None:
+    """The code with disp8 instead of disp32 for these slots, None if it has none. No jump of the code goes across them.
+    A slot is always [rdi + disp32]:
+
+        op  mod reg rm    disp32              op  mod reg rm    disp8
+        8b  10  ... 111   ........        ->  8b  01  ... 111   ..
+    """
+    code, holes, moved = bytearray(block.code), [], 0
+    for hole in block.holes:
+        at = hole.offset - moved
+        hole = replace(hole, offset=at, place=hole.place - moved)
+        if hole.what is What.OPERAND and hole.index in slots:
+            if hole.field != "abs32s" or code[at - 1] & 0xC7 != 0x87:
+                return None
+            code[at - 1] ^= 0xC0
+            del code[at + 1 : at + 4]
+            hole = replace(hole, field="imm8")
+            moved += 3
+        holes.append(hole)
+    return block._replace(code=bytes(code), holes=tuple(holes)) if moved else None
+
 
 VENEER = Block(  # jmp *0(%rip); .quad target
     bytes.fromhex("ff2500000000") + bytes(8), (Hole(6, "abs64", What.OPERAND, 0, 0, 6),)
@@ -98,7 +209,7 @@ TARGET = Target(
     triple="x86_64-unknown-linux-gnu",
     machine=62,
     byteorder="little",
-    cflags=("-march=x86-64-v2", "-mno-red-zone", "-fno-pic", "-mcmodel=small"),
+    cflags=("-march=x86-64-v2", "-mno-red-zone", "-fno-pic", "-mcmodel=small", "-DCNP_NO_FMA", "-DCNP_C_INTEGERS=6"),
     ints=10,
     floats=8,
     frame_position=4,
@@ -108,15 +219,24 @@ TARGET = Target(
     fields=FIELDS,
     relocations=RELOCATIONS,
     syntax=SYNTAX,
-    jump_size=5,
     veneer=VENEER,
     nop=b"\x90",
     trap=b"\xcc",
     probe=((b"\xb8\x2a\x00\x00\x00\xc3", 42), (b"\xb8\x17\x00\x00\x00\xc3", 23)),  # mov $n, %eax; ret
     island=0,
-    short_slots=(0, (1 << 31) - 1),
+    short_slots=(-(1 << 31), (1 << 31) - 1),
+    registers=((12, 13, 14, 15, 6, 2, 1, 8, 9, 11), tuple(range(8))),
+    results=(0, 2),
+    register_fields=REGISTER_FIELDS,
+    number_fields=NUMBER_FIELDS,
+    guards={name: (0xF0, 0x40) for name in REGISTER_FIELDS if name.startswith("rex")},
+    short=((-(1 << 7), (1 << 7) - 1), (-(1 << 31), (1 << 31) - 1)),
     qemu="x86_64",
     wide=False,
+    shorten=shorten,
+    short_field="imm8",
+    # r12 and r13 are odd as a base; rsi needs a prefix for its low byte, rdx and rcx are those of divisions and shifts
+    register_classes=(((14, 15, 8, 9, 11), (12,), (13,), (6,), (2,), (1,)), ()),
     folds=True,
     coherent=True,
     code_align=1,

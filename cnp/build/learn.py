@@ -1,0 +1,748 @@
+"""Learn where code holds its registers and short numbers, by comparing what it looks like with different ones.
+
+A stencil cannot say "register 3": to the compiler a register is a parameter, not a symbol. So a form is compiled for
+one choice, the base; its text is assembled again with other registers, and the bits that differ are the holes:
+
+    add %r14, %r15 ; r14 <- …      4d 01 f7 …     the bits that change with an operand must change as a field does that
+    add %r14, %rsi                 4c 01 f6 …     the target knows: Target.register_fields
+    add %r8,  %r15                 4d 01 c7 …
+
+Short numbers are found in the same way, but compiled each time: the compiler may treat some in a way of their own.
+A template is believed where it reproduces all of this. Whatever it does not reproduce is learned again with that sample as
+the base: shorter encodings of some registers, and what the code uses besides its operands, such as the register of a
+shift's count: then the compiler is asked for that choice. Operands that are the same register are compiled too. Where
+the template is right for them they may be equal; otherwise they are kept apart (`Form.differ`), and equal ones get
+templates of their own (`Form.same`).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import NamedTuple
+
+from cnp.build import layout
+from cnp.build.shapes import MOST_MIXED, REGISTER, Pick, Registers, Shape
+from cnp.build.wrappers import Sample
+from cnp.stencil import Accept, Block, Form, Hole, Stencil, What
+from cnp.target import Field, Formula, Target
+
+ROUNDS = 16
+MOST_TEMPLATES = 14  #: of one shape
+MOST_SHORTER = 4  #: of these, as long as they are only shorter than others
+ADDENDS = (0, 1, -1, -32, 31, 32, 63, 64, -31, -63, -64)
+#: Numbers that no multiplication, mask or shift treats in a special way.
+PLAIN = (83, 107, 89, 53, 1237, 1483, 2789, 3463, 20011, 30011, 40013, 60013, 1234577, 300000007)
+FEW = 3  #: registers that are tried of those that instructions encode alike
+SMALL = 100  #: numbers in an interval of which some are tried from end to end
+ENOUGH = 2  #: samples besides the base in which a field must have the right value
+
+Values = tuple[int, ...]
+Variants = tuple[Stencil, Stencil | None]  #: near and far
+Fit = frozenset[int] | tuple[tuple[int, int], ...]
+
+
+@dataclass
+class Template:
+    """Code with holes for its groups. fits: for each group the registers it takes (a set), or intervals of
+    numbers. base: the sample that it was made of."""
+
+    variants: Variants
+    fits: list[Fit]
+    base: Values
+
+    @property
+    def cost(self) -> tuple[int, int]:
+        return cost(self.variants[0])
+
+    def takes(self, values: Values) -> bool:
+        return all(
+            value in fit if isinstance(fit, frozenset) else any(low <= value <= high for low, high in fit)
+            for value, fit in zip(values, self.fits, strict=True)
+        )
+
+
+def cost(stencil: Stencil) -> tuple[int, int]:
+    """What forms are ordered by: bytes of the hot block without the jump to NEXT, then instructions."""
+    hot = stencil.blocks[0]
+    return len(hot.code) - hot.tail, stencil.instructions
+
+
+@dataclass
+class Question:
+    """One shape with one choice of which operands are the same register. seen: what was compiled of it. ties: pairs of
+    groups -> a sample in which both are the same register. varied: bases whose registers were renamed. keys: of samples.
+    given_up: costs of samples that fit one choice of registers only. checks: samples in which everything is different. roots: what
+    renamed samples were compiled as."""
+
+    shape: Shape
+    banks: tuple[str, ...]
+    base: Values
+    seen: dict[Values, Variants] = field(default_factory=dict)
+    ties: dict[tuple[int, int], Values] = field(default_factory=dict)
+    templates: list[Template] = field(default_factory=list)
+    keys: dict[Values, str] = field(default_factory=dict)
+    varied: set[Values] = field(default_factory=set)
+    given_up: set[tuple[int, int]] = field(default_factory=set)
+    checks: set[Values] = field(default_factory=set)
+    roots: dict[Values, Values] = field(default_factory=dict)
+    bases: list[Values] = field(default_factory=list)
+
+
+class Batch(NamedTuple):
+    """What to make next. samples: to be compiled; texts: assembly by key, to be assembled, with the key of the sample that
+    it was renamed from."""
+
+    samples: list[Sample]
+    texts: dict[str, tuple[str, list[str]]]
+
+
+class Learner:
+    """Asks for samples of all shapes, round by round: `while any(batch := learner.ask()): … learner.tell(…)`."""
+
+    def __init__(self, shapes: Iterable[Shape], target: Target, registers: Registers, result: str) -> None:
+        self.target, self.registers = target, registers
+        self.fields = Fields(target)
+        #: registers that code may use in a role of its own: what is returned, and what `ret` writes
+        self.special = {("r", number) for number in target.results}
+        if match := REGISTER.fullmatch(result):
+            self.special.add((match[1], registers.number(match[1], int(match[2]))))
+        self.classes = {
+            bank: self.classes_of(bank, classes)
+            for bank, classes in zip(("r", "f"), target.register_classes, strict=True)
+        }
+        self.questions: list[Question] = []
+        self.sections: dict[str, list[str]] = {}
+        self._numbers: dict[str, int] = {}
+        self._known: dict[tuple[str, tuple[int, ...]], Question] = {}
+        self._asked: dict[str, tuple[Question, Values]] = {}
+        self._rounds = 0
+        self._batch = Batch([], {})
+        for shape in shapes:
+            if shape.learned:
+                self.begin(shape)
+
+    # ---- what to compile
+
+    def ask(self) -> Batch:
+        """The next round; empty when everything is learned."""
+        batch, self._batch = self._batch, Batch([], {})
+        self._rounds += 1
+        return batch if self._rounds <= ROUNDS else Batch([], {})
+
+    def begin(self, shape: Shape) -> None:
+        """A question about a shape, or about the same with other operands equal."""
+        key = (shape.key, shape.group)
+        banks = banks_of(shape)
+        if key in self._known or any(
+            banks.count(bank) > len(self.registers.pinned(bank)) for bank in ("r", "f")
+        ):
+            return
+        question = self._known[key] = Question(shape, banks, self.base_of(shape, banks))
+        self.questions.append(question)
+        self.explore(question, question.base)
+        for pair in itertools.combinations(range(len(banks)), 2):
+            first, second = banks[pair[0]], banks[pair[1]]
+            if first == second and first in "rf" and self.may_be_equal(shape, *pair):
+                values = list(question.base)
+                values[pair[1]] = values[pair[0]]
+                question.ties[pair] = tuple(values)
+                self.want(question, tuple(values))
+
+    @staticmethod
+    def may_be_equal(shape: Shape, first: int, second: int) -> bool:
+        """Whether equal operands are looked at: where there are many registers, only a result equal to one input."""
+        kinds = {shape.operands[shape.group.index(group)].kind for group in (first, second)}
+        used = [group for group, pick in zip(shape.group, shape.picks, strict=True) if pick.kind in ("r", "f")]
+        return len(used) <= MOST_MIXED or ("out" in kinds and len(set(used)) == len(used))
+
+    def base_of(self, shape: Shape, banks: tuple[str, ...]) -> Values:
+        """Registers in their order, numbers that are not special."""
+        places = {"r": iter(self.order("r")), "f": iter(self.order("f"))}
+        picks = {group: pick for group, pick in zip(shape.group, shape.picks, strict=True) if group >= 0}
+        return tuple(
+            next(places[bank]) if bank in places else self.numbers(picks[group])[0]
+            for group, bank in enumerate(banks)
+        )
+
+    def classes_of(self, bank: str, classes: tuple[tuple[int, ...], ...]) -> list[list[int]]:
+        """The pinned registers of a bank by what the target says of their numbers."""
+        pinned = self.registers.pinned(bank)
+        number = {index: self.registers.number(bank, index) for index in pinned}
+        groups = [[i for i in pinned if number[i] in members] for members in classes] or [pinned]
+        special = [i for i in pinned if (bank, number[i]) in self.special]
+        groups = [[i for i in group if i not in special] for group in groups] + [[i] for i in special]
+        return [group for group in groups if group]
+
+    def order(self, bank: str) -> list[int]:
+        """Registers, the ordinary ones first."""
+        return [index for group in self.classes[bank] for index in group]
+
+    def tried(self, bank: str) -> list[int]:
+        """Registers that stand for all."""
+        classes = self.classes[bank]
+        return [i for group in classes for i in group[: FEW + 1]]
+
+    def numbers(self, pick: Pick) -> list[int]:
+        """A few numbers of an interval that are not special."""
+        low, high = pick.low, pick.high
+        if high - low < SMALL:
+            return [*range(low + 5, high, 6)][:4] + [low, high]
+        found = [n for n in PLAIN if n < high and n > high >> 20]
+        found += [-n for n in PLAIN if -n > low and n > -low >> 20]
+        return [found[0], found[len(found) // 2 - 1], found[len(found) // 3], *found[-2:]]
+
+    def explore(self, question: Question, base: Values) -> None:
+        """Ask for a base and for some numbers in the place of each of its numbers."""
+        question.bases.append(base)
+        self.want(question, base)
+        for group, pick in zip(question.shape.group, question.shape.picks, strict=True):
+            if pick.kind == "number":
+                for value in self.numbers(pick):
+                    self.want(question, exchanged(question.banks, base, group, value))
+
+    def vary(self, question: Question, base: Values) -> None:
+        """Ask for the code of a base with each of its registers renamed. What it uses besides cannot be renamed: there
+        the compiler is asked."""
+        key, syntax = question.keys[base], self.target.syntax
+        used = layout.uses(syntax, self.sections[key])
+        own = {(bank, value) for bank, value in zip(question.banks, base, strict=True)}
+        for group, bank in enumerate(question.banks):
+            for value in self.tried(bank) if bank in "rf" else ():
+                taken = (bank, self.registers.number(bank, value)) in used and (bank, value) not in own
+                values = exchanged(question.banks, base, group, value)
+                if taken:
+                    self.want(question, values)
+                else:
+                    self.rename(question, base, values)
+        joint = self.joint(question)
+        pairs = set(zip(question.banks, joint, strict=True)) - own
+        if not any(bank in "rf" and (bank, self.registers.number(bank, v)) in used for bank, v in pairs):
+            self.rename(question, base, joint)
+            self.check_numbers(question, base, joint)
+
+    def check_numbers(self, question: Question, base: Values, joint: Values) -> None:
+        """Ask for other numbers together with other registers: a field that only looked right shows then."""
+        for values in list(question.seen):
+            other = [group for group, (a, b) in enumerate(zip(base, values, strict=True)) if a != b]
+            if len(other) == 1 and question.banks[other[0]] == "n" and question.keys[values] in self.sections:
+                both = tuple(values[g] if g in other else v for g, v in enumerate(joint))
+                self.rename(question, values, both)
+                question.checks.add(both)
+
+    def rename(self, question: Question, base: Values, values: Values) -> None:
+        """Ask for the text of a base with other registers."""
+        if values in question.seen:
+            return
+        mapping = {
+            (bank, self.registers.number(bank, old)): self.registers.number(bank, new)
+            for bank, old, new in zip(question.banks, base, values, strict=True)
+            if bank in "rf" and old != new
+        }
+        key, new = question.keys[base], self.new_key(question)
+        text = layout.renamed(self.target.syntax, self.sections[key], key, new, mapping)
+        if text is not None:
+            self.expect(question, values, new)
+            question.roots[values] = question.roots.get(base, base)
+            self.sections[new] = text
+            self._batch.texts[new] = key, text
+
+    def joint(self, question: Question) -> Values:
+        """The least ordinary registers, all at once."""
+        last = {bank: iter(reversed(self.order(bank))) for bank in "rf"}
+        return tuple(
+            next(last[bank]) if bank in "rf" else value
+            for bank, value in zip(question.banks, question.base, strict=True)
+        )
+
+    def want(self, question: Question, values: Values) -> None:
+        """Ask the compiler."""
+        if values not in question.seen:
+            key = self.new_key(question)
+            self.expect(question, values, key)
+            self._batch.samples.append(Sample(question.shape, int(key.rpartition(".")[2]), values))
+
+    def new_key(self, question: Question) -> str:
+        number = self._numbers[question.shape.key] = self._numbers.get(question.shape.key, -1) + 1
+        return f"{question.shape.key}.{number}"
+
+    def expect(self, question: Question, values: Values, key: str) -> None:
+        question.seen[values] = NOTHING
+        question.keys[values] = key
+        self._asked[key] = question, values
+
+    # ---- what the answers say
+
+    def tell(self, stencils: Mapping[str, Stencil], sections: Mapping[str, list[str]]) -> None:
+        """Take the code of a round and think of what to ask next. sections: the text of what was compiled."""
+        self.sections |= sections
+        changed: dict[int, Question] = {}
+        for key, (question, values) in self._asked.items():
+            question.seen[values] = stencils[key], stencils.get(f"{key}.far")
+            changed[id(question)] = question
+        self._asked = {}
+        for question in changed.values():
+            self.think(question)
+
+    def think(self, question: Question) -> None:
+        """Rename the newest base, or learn from it; then look at what is not yet explained."""
+        base = question.bases[-1]
+        if base not in question.varied:
+            question.varied.add(base)
+            before = len(question.seen)
+            self.vary(question, base)
+            if len(question.seen) > before:
+                return
+        template = self.fields.template(question, base, self.registers)
+        if template is None and base == question.base:
+            return
+        if template is not None:
+            self.widen(question, template)
+            if not self.holds(question, template):
+                question.given_up.add(cost(question.seen[base][0]))
+            elif general(template, question.banks):
+                question.templates.append(template)
+            else:
+                question.given_up.add(cost(question.seen[base][0]))
+        tied = set(question.ties.values())
+        done = tied | set(question.bases) | question.checks
+        left = [v for v in question.seen if v not in done and not self.explained(question, v)]
+        left = [v for v in left if cost(question.seen[v][0]) not in question.given_up]
+        missing = [v for v in left if not any(template.takes(v) for template in question.templates)]
+        chosen = missing if len(question.bases) < MOST_TEMPLATES else []
+        if not chosen and len(question.bases) < MOST_SHORTER:
+            chosen = left
+        if chosen:
+            self.explore(question, min(chosen, key=lambda values: cost(question.seen[values][0])))
+            if not any(variants is NOTHING for variants in question.seen.values()):
+                self.think(question)
+        for (first, second), tie in question.ties.items():
+            if not self.explained(question, tie):
+                self.begin(merged(question.shape, first, second))
+
+    def holds(self, question: Question, template: Template) -> bool:
+        """Whether a template is right where everything is different at once."""
+        return not any(
+            template.takes(values)
+            and question.seen[values] is not NOTHING
+            and cost(question.seen[values][0])[0] == template.cost[0]
+            and not self.fields.reproduces(template, question, values, self.registers)
+            for values in question.checks
+            if values in question.seen
+        )
+
+    def widen(self, question: Question, template: Template) -> None:
+        """Some registers stand for all that are encoded like them."""
+        base = question.bases[-1]
+        for group, fit in enumerate(template.fits):
+            if isinstance(fit, frozenset):
+                tried = {
+                    values[group]
+                    for values in question.seen
+                    if exchanged(question.banks, base, group, values[group]) == values
+                }
+                used = layout.uses(self.target.syntax, self.sections[question.keys[base]])
+                bank = question.banks[group]
+                own = {v for v, other in zip(base, question.banks, strict=True) if other == bank}
+                for alike in self.classes[bank]:
+                    free = {v for v in alike if v in own or (bank, self.registers.number(bank, v)) not in used}
+                    if tried & free and tried & free <= fit:
+                        fit = fit | free
+                template.fits[group] = fit
+
+    def explained(self, question: Question, values: Values) -> bool:
+        """Whether a template reproduces a sample, or does as well."""
+        sample = question.seen[values]
+        return any(
+            self.fields.reproduces(template, question, values, self.registers)
+            or (template.takes(values) and template.cost <= cost(sample[0]) and distinct(question.banks, values))
+            for template in question.templates
+        )
+
+    # ---- what is learned
+
+    def complete(self, question: Question) -> None:
+        """A register that one operand of a template must be may be another operand too, where the two may be equal and
+        the same code takes it there."""
+        for template in question.templates:
+            kin = [t for t in question.templates if self.root(question, t) == self.root(question, template)]
+            for first, second in itertools.permutations(range(len(question.banks)), 2):
+                fit, value = template.fits[first], template.base[second]
+                if isinstance(fit, frozenset) and value not in fit and any(value in t.fits[first] for t in kin):
+                    if self.may_tie(question, template, *sorted((first, second))):
+                        template.fits[first] = fit | {value}
+
+    @staticmethod
+    def root(question: Question, template: Template) -> Values:
+        """What the text of a template was compiled as."""
+        return question.roots.get(template.base, template.base)
+
+    def forms(self) -> dict[str, list[Form]]:
+        """The forms by operation."""
+        found: dict[str, list[Form]] = {}
+        for question in self.questions:
+            self.complete(question)
+            for template in question.templates:
+                found.setdefault(question.shape.operation, []).extend(self.forms_of(question, template))
+        return found
+
+    def forms_of(self, question: Question, template: Template) -> Iterator[Form]:
+        """A template as forms of the operation: one for each choice of intervals."""
+        choices = [(fit,) if isinstance(fit, frozenset) else fit for fit in template.fits]
+        same, differ = self.pairs(question, template)
+        shape = question.shape
+        for chosen in itertools.product(*choices):
+            accepts = tuple(
+                pick.accept if group < 0 else learned_accept(pick, chosen[group])
+                for pick, group in zip(shape.picks, shape.group, strict=True)
+            )
+            yield Form(accepts, *template.variants, same, differ)
+
+    def pairs(
+        self, question: Question, template: Template
+    ) -> tuple[tuple[tuple[int, int], ...], tuple[tuple[int, int], ...]]:
+        """The operands that must be the same, and those that must be different registers."""
+        shape = question.shape
+        first: dict[int, int] = {}
+        same = []
+        for operand, group in enumerate(shape.group):
+            if group >= 0 and first.setdefault(group, operand) != operand:
+                same.append((first[group], operand))
+        differ = [
+            (first[a], first[b])
+            for a, b in itertools.combinations(range(len(question.banks)), 2)
+            if question.banks[a] == question.banks[b] != "n"
+            and meet(template.fits[a], template.fits[b])
+            and not self.may_tie(question, template, a, b)
+        ]
+        return tuple(same), tuple(differ)
+
+
+    def may_tie(self, question: Question, template: Template, first: int, second: int) -> bool:
+        """Whether a template also holds where two of its groups are the same register."""
+        tie = question.ties.get((first, second))
+        return tie is not None and any(
+            self.fields.reproduces(other, question, tie, self.registers)
+            for other in question.templates
+            if self.root(question, other) == self.root(question, template)
+        )
+
+
+NOTHING: Variants = (Stencil(()), None)
+
+
+def banks_of(shape: Shape) -> tuple[str, ...]:
+    """For each group its bank, or `n` for a number."""
+    found: dict[int, str] = {}
+    for group, pick in zip(shape.group, shape.picks, strict=True):
+        if group >= 0:
+            found[group] = pick.kind if pick.kind in "rf" else "n"
+    return tuple(found[group] for group in sorted(found))
+
+
+def general(template: Template, banks: tuple[str, ...]) -> bool:
+    """Whether a template is for more than one choice of many registers."""
+    sets = [fit for fit in template.fits if isinstance(fit, frozenset)]
+    return len(sets) < MOST_MIXED or any(len(fit) > 1 for fit in sets)
+
+
+def exchanged(banks: tuple[str, ...], values: Values, group: int, value: int) -> Values:
+    """`values` with one group changed; who has that register already takes the one that is given up."""
+    return tuple(
+        value
+        if index == group
+        else values[group]
+        if banks[index] == banks[group] != "n" and old == value
+        else old
+        for index, old in enumerate(values)
+    )
+
+
+def merged(shape: Shape, first: int, second: int) -> Shape:
+    """The shape with two groups that are one."""
+    group = tuple(first if g == second else g - (g > second) for g in shape.group)
+    return replace(shape, group=group)
+
+
+def distinct(banks: tuple[str, ...], values: Values) -> bool:
+    used = [pair for pair in zip(banks, values, strict=True) if pair[0] != "n"]
+    return len(set(used)) == len(used)
+
+
+def meet(first: Fit, second: Fit) -> bool:
+    return not (isinstance(first, frozenset) and isinstance(second, frozenset)) or bool(first & second)
+
+
+def learned_accept(pick: Pick, fit: frozenset[int] | tuple[int, int]) -> Accept:
+    """The operands that one choice stands for."""
+    if isinstance(fit, frozenset):
+        return Accept(pick.kind, 0, 0, 1, sum(1 << index for index in fit))
+    return pick.accept._replace(low=fit[0], high=fit[1])
+
+
+# ---- fields in bytes
+
+
+class Fields:
+    """Finds and fills the fields that a target knows."""
+
+    def __init__(self, target: Target) -> None:
+        self.target, self.fields = target, target.fields
+        self.order = target.byteorder
+        self.step = target.code_align
+        names = (*target.register_fields, *target.number_fields)
+        self.masks = {name: self.bits(self.fields[name], -1) for name in names}
+        self.sizes = {name: self.fields[name].size for name in names}
+        self.guards = target.guards
+
+    @staticmethod
+    def bits(fld: Field, value: int) -> int:
+        """The bits of a unit in which a value is written."""
+        total = value + fld.carry if value != -1 else -1
+        return sum(((total >> source & (1 << width) - 1) << place) for source, width, place in fld.bits)
+
+    @cache  # noqa: B019 - one for each build
+    def pattern(self, name: str, addend: int, value: int) -> int | None:
+        """The bits that a field has for a value; None if it cannot."""
+        fld = self.fields[name]
+        inner = -(value + addend) if fld.formula is Formula.NEGATED else value + addend
+        if not fld.fits(inner):
+            return None
+        total = inner + fld.carry
+        return sum(((total >> source & (1 << width) - 1) << place) for source, width, place in fld.bits)
+
+    def template(self, question: Question, base: Values, registers: Registers) -> Template | None:
+        """What a base and the samples around it say; None where a number stays unexplained."""
+        sample = question.seen[base]
+        around: list[list[tuple[int, Variants]]] = [[] for _ in base]
+        for values, seen in question.seen.items():
+            changed = [group for group, (a, b) in enumerate(zip(base, values, strict=True)) if a != b]
+            if len(changed) == 1 and same_shape(sample, seen):
+                around[changed[0]].append((values[changed[0]], seen))
+        near = self.with_holes(question, base, sample[0], [[(v, s[0]) for v, s in g] for g in around], registers)
+        far = None
+        if sample[1] is not None:
+            far_around = [[(v, s[1]) for v, s in g if s[1] is not None] for g in around]
+            far = self.with_holes(question, base, sample[1], far_around, registers)
+        template = Template((near, far), [frozenset()] * len(base), base)
+        for group, bank in enumerate(question.banks):
+            fit = self.fit(question, template, base, group, bank, registers)
+            if fit is None:
+                return None
+            template.fits[group] = fit
+        return template
+
+    def fit(
+        self, question: Question, template: Template, base: Values, group: int, bank: str, registers: Registers
+    ) -> Fit | None:
+        """The values of a group for which the template reproduces the compiler's code. None for a number that it does not
+        follow."""
+        good = [
+            values
+            for values in question.seen
+            if exchanged(question.banks, base, group, values[group]) == values
+            and self.reproduces(template, question, values, registers)
+        ]
+        if bank != "n":
+            return frozenset(values[group] for values in good)
+        if len(good) <= ENOUGH:
+            return None
+        pick = next(p for p, g in zip(question.shape.picks, question.shape.group, strict=True) if g == group)
+        operand = question.shape.group.index(group)
+        low, high = believed(question, base, group, {values[group] for values in good}, pick)
+        across = 0
+        for variant in filter(None, template.variants):
+            for hole in (hole for block in variant.blocks for hole in block.holes):
+                if hole.what is What.OPERAND and hole.index == operand:
+                    fld = self.fields[hole.field]
+                    low, high = narrowed(fld, hole.addend, low, high)
+                    if hole.addend in (1, -1) and fld.formula is not Formula.NEGATED:
+                        across = hole.addend
+        return sides(low, high, across)
+
+    def with_holes(
+        self,
+        question: Question,
+        base: Values,
+        sample: Stencil,
+        around: list[list[tuple[int, Stencil]]],
+        registers: Registers,
+    ) -> Stencil:
+        """The sample with holes where its registers and numbers are."""
+        blocks = []
+        groups = sorted(range(len(around)), key=lambda group: question.banks[group] != "n")  # numbers first
+        for index, block in enumerate(sample.blocks):
+            holes = list(block.holes)
+            for group in groups:
+                codes = [(value, stencil.blocks[index].code) for value, stencil in around[group]]
+                holes += self.find(question, group, base[group], block._replace(holes=tuple(holes)), codes, registers)
+            blocks.append(block._replace(holes=tuple(sorted(holes, key=lambda h: (h.offset, h.field)))))
+        return sample._replace(blocks=tuple(blocks))
+
+    def find(
+        self,
+        question: Question,
+        group: int,
+        value: int,
+        block: Block,
+        variants: list[tuple[int, bytes]],
+        registers: Registers,
+    ) -> list[Hole]:
+        """The holes of one group in one block: fields that follow the value, and hold nothing else."""
+        code, varying = block.code, 0
+        for _, other in variants:
+            varying |= int.from_bytes(code, "little") ^ int.from_bytes(other, "little")
+        if not varying:
+            return []
+        bank = question.banks[group]
+        names = self.target.number_fields if bank == "n" else self.target.register_fields
+        number = (lambda v: v) if bank == "n" else (lambda v: registers.number(bank, v))
+        taken = 0
+        for hole in block.holes:
+            taken |= self.place(hole.field, hole.offset)
+        found: list[tuple[int, int, int, str, int]] = []
+        for name in names:
+            size, mask = self.sizes[name], self.masks[name]
+            guard, wanted = self.guards.get(name, (0, 0))
+            for offset in range(0, len(code) - size + 1, self.step):
+                if not varying >> 8 * offset & (1 << 8 * size) - 1 or taken & self.place(name, offset):
+                    continue
+                unit = self.unit(code, offset, size)
+                if unit & guard != wanted:
+                    continue
+                for addend in ADDENDS if bank == "n" else (0,):
+                    if self.pattern(name, addend, number(value)) != unit & mask:
+                        continue
+                    count = sum(
+                        self.pattern(name, addend, number(v)) == self.unit(other, offset, size) & mask
+                        for v, other in variants
+                    )
+                    if count >= min(ENOUGH, len(variants)):
+                        found.append((-count, -mask.bit_count(), offset, name, addend))
+        return self.choose(found, question.shape.group.index(group), varying)
+
+    def choose(
+        self, found: list[tuple[int, int, int, str, int]], operand: int, varying: int
+    ) -> list[Hole]:
+        """The fields that explain the bits that vary: first those that are right most often, then the wide ones."""
+        holes = []
+        taken = 0
+        for _, _, offset, name, addend in sorted(found):
+            mask = self.place(name, offset)
+            if mask & varying and not mask & taken:
+                varying &= ~mask
+                taken |= mask
+                holes.append(Hole(offset, name, What.OPERAND, operand, addend, offset))
+        return holes
+
+    @cache  # noqa: B019 - one for each build
+    def place(self, name: str, offset: int) -> int:
+        """The bits of a field as bits of the whole code, byte by byte."""
+        fld = self.fields[name]
+        mask = self.bits(fld, -1)
+        if self.order == "big":
+            mask = int.from_bytes(mask.to_bytes(fld.size, "big"), "little")
+        return mask << 8 * offset
+
+    def unit(self, code: bytes, offset: int, size: int) -> int:
+        return int.from_bytes(code[offset : offset + size], self.order)  # type: ignore[arg-type]
+
+    def reproduces(
+        self, template: Template, question: Question, values: Values, registers: Registers
+    ) -> bool:
+        """Whether the template, filled with these values, is what the compiler made."""
+        sample = question.seen[values]
+        return all(
+            (mine is None) == (theirs is None)
+            and (mine is None or theirs is None or self.same_code(mine, theirs, question, values, registers))
+            for mine, theirs in zip(template.variants, sample, strict=True)
+        )
+
+    def same_code(
+        self, mine: Stencil, theirs: Stencil, question: Question, values: Values, registers: Registers
+    ) -> bool:
+        """Compare block by block: the same code once the learned holes are filled, and the same other holes."""
+        if len(mine.blocks) != len(theirs.blocks):
+            return False
+        for block, other in zip(mine.blocks, theirs.blocks, strict=True):
+            if len(block.code) != len(other.code):
+                return False
+            filled = self.filled(block, question, values, registers)
+            if filled != other.code or others(block, question) != list(other.holes):
+                return False
+        return True
+
+    def filled(
+        self, block: Block, question: Question, values: Values, registers: Registers
+    ) -> bytes | None:
+        """The code of a block with its learned holes filled."""
+        code = bytearray(block.code)
+        for hole in block.holes:
+            group = question.shape.group[hole.index] if hole.what is What.OPERAND else -1
+            if group < 0:
+                continue
+            bank = question.banks[group]
+            value = values[group] if bank == "n" else registers.number(bank, values[group])
+            bits = self.pattern(hole.field, hole.addend, value)
+            if bits is None:
+                return None
+            size = self.sizes[hole.field]
+            unit = self.unit(code, hole.offset, size) & ~self.masks[hole.field] | bits
+            code[hole.offset : hole.offset + size] = unit.to_bytes(size, self.order)  # type: ignore[arg-type]
+        return bytes(code)
+
+
+def others(block: Block, question: Question) -> list[Hole]:
+    """The holes that relocations made."""
+    return [h for h in block.holes if h.what is not What.OPERAND or question.shape.group[h.index] < 0]
+
+
+def same_shape(first: Variants, second: Variants) -> bool:
+    """Whether two samples have blocks of the same lengths."""
+    for a, b in zip(first, second, strict=True):
+        if (a is None) != (b is None):
+            return False
+        if a and b and [len(x.code) for x in a.blocks] != [len(x.code) for x in b.blocks]:
+            return False
+    return True
+
+
+def believed(
+    question: Question, base: Values, group: int, good: set[int], pick: Pick
+) -> tuple[int, int]:
+    """The part of an interval that the samples speak for: up to where they are another code, or to zero if only numbers
+    of the other sign are, because these instructions do not extend it."""
+    tried = {
+        values[group]
+        for values in question.seen
+        if all(a == b or index == group for index, (a, b) in enumerate(zip(values, base, strict=True)))
+    }
+    start = base[group]
+    above = [value for value in tried - good if value > start]
+    below = [value for value in tried - good if value < start]
+    if pick.high - pick.low < SMALL:  # all that lies between was tried
+        return pick.low + (pick.low in below), pick.high - (pick.high in above)
+    high = pick.high if not above else -1 if start < 0 <= min(above) else max(v for v in good if v < min(above))
+    low = pick.low if not below else 0 if max(below) < 0 <= start else min(v for v in good if v > max(below))
+    return low, high
+
+
+def narrowed(fld: Field, addend: int, low: int, high: int) -> tuple[int, int]:
+    """The part of an interval that a field holds."""
+    if fld.formula is Formula.NEGATED:
+        return max(low, -fld.high - addend), min(high, -fld.low - addend)
+    return max(low, fld.low - addend), min(high, fld.high - addend)
+
+
+def sides(low: int, high: int, across: int) -> tuple[tuple[int, int], ...]:
+    """The parts of an interval in which a number and its neighbour are on the same side of zero. Where the compiler made
+    `a <= n - 1` of `a < n`, an unsigned comparison with 0 would turn into its opposite."""
+    if across == 0:
+        parts = [(low, high)]
+    elif across < 0:
+        parts = [(max(low, 1), high), (low, min(high, -1))]
+    else:
+        parts = [(max(low, 0), high), (low, min(high, -2))]
+    return tuple(part for part in parts if part[0] <= part[1])

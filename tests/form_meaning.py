@@ -1,0 +1,194 @@
+"""What one operation does to registers, slots and memory: the oracle of form_rig.py, by tests/reference.py.
+
+An operation is given the words of its operands by name and the memory around it; it answers with an `Effect`. Nothing
+here knows where operands lie or which form is executed.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal, NamedTuple
+
+from cnp.stencil import Operation
+from tests.reference import ATOMICS, LOADS, MASK64, STORES, Trap, decode, encode, references, width
+
+OUT_OF_BOUNDS = 4  # trap code of the contract
+MASK32 = (1 << 32) - 1
+Words = Mapping[str, int]
+Order = Literal["little", "big"]
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes at an address."""
+
+    address: int
+    data: bytes
+    order: Order
+
+    def read(self, address: int, size: int) -> int:
+        """A number of `size` bytes. IndexError: it lies elsewhere."""
+        at = address - self.address
+        if not 0 <= at <= len(self.data) - size:
+            raise IndexError(f"{size} bytes at {address:#x}")
+        return int.from_bytes(self.data[at : at + size], self.order)
+
+
+class Effect(NamedTuple):
+    """What an operation leaves behind.
+
+    result: the word for its output or for the result of the function, None for any NaN, if `writes`. stored: (address,
+    value, bytes) of what it wrote to memory. way: 0 it goes on, n it goes to its n-th label, -1 it exits. trap: its code.
+    """
+
+    writes: bool = False
+    result: int | None = 0
+    stored: tuple[int, int, int] | None = None
+    way: int = 0
+    trap: int | None = None
+    returns: bool = False
+
+
+Meaning = Callable[[Words, Memory], Effect]
+
+#: Tested elsewhere: calls (test_operation_calls.py), and what needs a context of its own (test_operations.py).
+ELSEWHERE = {"call", "call_kill", "call_table", "call_table_kill", "call_c", "call_c_f64", "call_c_f32", "poll"}
+
+
+@cache
+def meaning(operation: Operation) -> Meaning:
+    """What an operation does. KeyError: nobody has written it down."""
+    name = operation.name
+    if name in CONTROL:
+        return CONTROL[name]
+    if name.startswith("br_"):
+        return branch(name[3:], tuple(item.name for item in operation.operands[:-1]))
+    if name in references():
+        return value(name, tuple(item.name for item in operation.operands[1:]))
+    if "_atomic_" in name:
+        return atomic(name)
+    plain = name.removesuffix("_at").removesuffix("_checked")
+    return load(name, *LOADS[plain]) if plain in LOADS else store(name, *STORES[plain])
+
+
+@cache
+def word_of(name: str, words: tuple[int, ...]) -> int | None:
+    """`Reference.word`, each once for all targets."""
+    return references()[name].word(*words)
+
+
+def value(name: str, inputs: tuple[str, ...]) -> Meaning:
+    def compute(words: Words, _: Memory) -> Effect:
+        try:
+            return Effect(True, word_of(name, tuple([words[item] for item in inputs])))
+        except Trap as trap:
+            return Effect(trap=trap.code)
+
+    return compute
+
+
+def branch(name: str, inputs: tuple[str, ...]) -> Meaning:
+    def go(words: Words, _: Memory) -> Effect:
+        taken = word_of(name, tuple([words[item] for item in inputs]))
+        return Effect(way=1 if taken else 0)
+
+    return go
+
+
+# ---- memory
+
+
+def size_of(operation: Operation) -> int:
+    """Bytes of memory that an operation touches, 0 for none."""
+    name = operation.name
+    plain = name.removesuffix("_at").removesuffix("_checked")
+    if "_atomic_" in name:
+        return width(name.partition("_")[0]) // 8
+    types = LOADS.get(plain) or STORES.get(plain)
+    return width(types[1]) // 8 if types else 0
+
+
+def place(name: str, words: Words, size: int) -> int | None:
+    """The address of an access; None where it is out of bounds."""
+    at = words["base"] + words["offset"]
+    if name.endswith("_at"):
+        at += words["index"] * words["scale"]
+    elif name.endswith("_checked"):
+        index = words["index"] & MASK32
+        if (index + words["offset"] + size & MASK64) > words["size"]:
+            return None
+        at += index
+    return at & MASK64
+
+
+def load(name: str, result: str, memory: str) -> Meaning:
+    size, result = width(memory) // 8, result.replace("f", "u")
+
+    def read(words: Words, around: Memory) -> Effect:
+        at = place(name, words, size)
+        if at is None:
+            return Effect(trap=OUT_OF_BOUNDS)
+        return Effect(True, encode(result, decode(memory, around.read(at, size))))
+
+    return read
+
+
+def store(name: str, _: str, memory: str) -> Meaning:
+    size = width(memory) // 8
+
+    def write(words: Words, around: Memory) -> Effect:
+        at = place(name, words, size)
+        if at is None:
+            return Effect(trap=OUT_OF_BOUNDS)
+        around.read(at, size)
+        return Effect(stored=(at, words["a"] & (1 << 8 * size) - 1, size))
+
+    return write
+
+
+def atomic(name: str) -> Meaning:
+    prefix, _, kind = name.partition("_atomic_")
+    size = width(prefix) // 8
+    mask = (1 << 8 * size) - 1
+
+    def do(words: Words, around: Memory) -> Effect:
+        at = words["base"] + words["offset"] & MASK64
+        old = around.read(at, size)
+        if kind == "load":
+            return Effect(True, old)
+        if kind == "store":
+            return Effect(stored=(at, words["a"] & mask, size))
+        if kind == "cas":
+            new = words["desired"] if old == words["expected"] & mask else old
+        else:
+            new = ATOMICS[kind](old, words["a"])
+        return Effect(True, old, (at, new & mask, size))
+
+    return do
+
+
+# ---- control
+
+CONTROL: dict[str, Meaning] = {
+    "jump": lambda words, _: Effect(way=1),
+    "jump_address": lambda words, _: Effect(way=1),
+    "jump_table": lambda words, _: Effect(way=1 + words["index"] if words["index"] < words["count"] & MASK32 else 0),
+    "ret": lambda words, _: Effect(True, words["a"], returns=True),
+    "trap": lambda words, _: Effect(trap=words["code"] & MASK32),
+    "leave": lambda words, _: Effect(way=-1),
+}
+
+
+# ---- an f32 where a register holds it as the f64 of the same value
+
+
+def widened(word: int) -> int:
+    """The bits of the f64 that has the value of an f32, a NaN's payload at the same end."""
+    exponent, mantissa = word >> 23 & 0xFF, word & 0x7F_FFFF
+    if exponent == 0xFF:
+        return (word >> 31 & 1) << 63 | 0x7FF << 52 | mantissa << 29
+    number = struct.unpack("<f", struct.pack("<I", word & MASK32))[0]
+    return int.from_bytes(struct.pack("<d", number), "little")
