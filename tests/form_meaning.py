@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal, NamedTuple
 
-from cnp.stencil import Operation
 from tests.reference import ATOMICS, LOADS, MASK64, STORES, Trap, decode, encode, references, width
 
 OUT_OF_BOUNDS = 4  # trap code of the contract
@@ -59,19 +58,25 @@ ELSEWHERE = {"call", "call_kill", "call_table", "call_table_kill", "call_c", "ca
 
 
 @cache
-def meaning(operation: Operation) -> Meaning:
-    """What an operation does. KeyError: nobody has written it down."""
-    name = operation.name
+def meaning(name: str, operands: tuple[str, ...]) -> Meaning:
+    """What an operation with operands of these names does. KeyError: nobody has written it down."""
     if name in CONTROL:
         return CONTROL[name]
     if name.startswith("br_"):
-        return branch(name[3:], tuple(item.name for item in operation.operands[:-1]))
+        return branch(name[3:], operands[:-1])
     if name in references():
-        return value(name, tuple(item.name for item in operation.operands[1:]))
+        return value(name, operands[1:])
     if "_atomic_" in name:
         return atomic(name)
     plain = name.removesuffix("_at").removesuffix("_checked")
     return load(name, *LOADS[plain]) if plain in LOADS else store(name, *STORES[plain])
+
+
+@cache
+def forks(name: str) -> bool:
+    """Whether an operation may end in several ways."""
+    traps = "_div_" in name or "_rem_" in name or ("_trunc_f" in name and "_sat_" not in name)
+    return name.startswith("br_") or name.endswith("_checked") or name == "jump_table" or traps
 
 
 @cache
@@ -101,9 +106,9 @@ def branch(name: str, inputs: tuple[str, ...]) -> Meaning:
 # ---- memory
 
 
-def size_of(operation: Operation) -> int:
+@cache
+def size_of(name: str) -> int:
     """Bytes of memory that an operation touches, 0 for none."""
-    name = operation.name
     plain = name.removesuffix("_at").removesuffix("_checked")
     if "_atomic_" in name:
         return width(name.partition("_")[0]) // 8

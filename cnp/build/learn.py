@@ -75,7 +75,8 @@ class Question:
     """One shape with one choice of which operands are the same register. seen: what was compiled of it. ties: pairs of
     groups -> a sample in which both are the same register. varied: bases whose registers were renamed. keys: of samples.
     given_up: costs of samples that fit one choice of registers only. checks: samples in which everything is different. roots: what
-    renamed samples were compiled as."""
+    renamed samples were compiled as. learned: bases with their templates made. late: registers to be added to a template
+    when a sample has come."""
 
     shape: Shape
     banks: tuple[str, ...]
@@ -88,6 +89,8 @@ class Question:
     given_up: set[tuple[int, int]] = field(default_factory=set)
     checks: set[Values] = field(default_factory=set)
     roots: dict[Values, Values] = field(default_factory=dict)
+    learned: set[Values] = field(default_factory=set)
+    late: list[tuple[Template, int, Values]] = field(default_factory=list)
     bases: list[Values] = field(default_factory=list)
 
 
@@ -218,23 +221,28 @@ class Learner:
                 else:
                     self.rename(question, base, values)
         joint = self.joint(question)
-        pairs = set(zip(question.banks, joint, strict=True)) - own
-        if not any(bank in "rf" and (bank, self.registers.number(bank, v)) in used for bank, v in pairs):
-            self.rename(question, base, joint)
-            self.check_numbers(question, base, joint)
+        self.rename(question, base, joint)
+        self.check_numbers(question, joint)
 
-    def check_numbers(self, question: Question, base: Values, joint: Values) -> None:
+    def check_numbers(self, question: Question, joint: Values) -> None:
         """Ask for other numbers together with other registers: a field that only looked right shows then."""
+        base = question.bases[-1]
         for values in list(question.seen):
             other = [group for group, (a, b) in enumerate(zip(base, values, strict=True)) if a != b]
             if len(other) == 1 and question.banks[other[0]] == "n" and question.keys[values] in self.sections:
                 both = tuple(values[g] if g in other else v for g, v in enumerate(joint))
                 self.rename(question, values, both)
-                question.checks.add(both)
+                if both in question.seen:
+                    question.checks.add(both)
 
     def rename(self, question: Question, base: Values, values: Values) -> None:
         """Ask for the text of a base with other registers."""
         if values in question.seen:
+            return
+        used = layout.uses(self.target.syntax, self.sections[question.keys[base]])
+        own = {(bank, value) for bank, value in zip(question.banks, base, strict=True)}
+        pairs = [pair for pair in zip(question.banks, values, strict=True) if pair[0] != "n" and pair not in own]
+        if any((bank, self.registers.number(bank, value)) in used for bank, value in pairs):
             return
         mapping = {
             (bank, self.registers.number(bank, old)): self.registers.number(bank, new)
@@ -284,6 +292,8 @@ class Learner:
             changed[id(question)] = question
         self._asked = {}
         for question in changed.values():
+            self.take_late(question)
+        for question in changed.values():
             self.think(question)
 
     def think(self, question: Question) -> None:
@@ -295,6 +305,9 @@ class Learner:
             self.vary(question, base)
             if len(question.seen) > before:
                 return
+        if base in question.learned:
+            return
+        question.learned.add(base)
         template = self.fields.template(question, base, self.registers)
         if template is None and base == question.base:
             return
@@ -304,10 +317,12 @@ class Learner:
                 question.given_up.add(cost(question.seen[base][0]))
             elif general(template, question.banks):
                 question.templates.append(template)
+                self.look_at_taken(question, template)
             else:
                 question.given_up.add(cost(question.seen[base][0]))
         tied = set(question.ties.values())
-        done = tied | set(question.bases) | question.checks
+        asked = {values for values, variants in question.seen.items() if variants is NOTHING}
+        done = tied | set(question.bases) | question.checks | asked
         left = [v for v in question.seen if v not in done and not self.explained(question, v)]
         left = [v for v in left if cost(question.seen[v][0]) not in question.given_up]
         missing = [v for v in left if not any(template.takes(v) for template in question.templates)]
@@ -319,8 +334,30 @@ class Learner:
             if not any(variants is NOTHING for variants in question.seen.values()):
                 self.think(question)
         for (first, second), tie in question.ties.items():
-            if not self.explained(question, tie):
+            if tie not in asked and not self.explained(question, tie):
                 self.begin(merged(question.shape, first, second))
+
+    def look_at_taken(self, question: Question, template: Template) -> None:
+        """Registers that other operands of the base had: ask whether an operand may be one of them, the other then being
+        another one that fits."""
+        base = template.base
+        for first, second in itertools.permutations(range(len(base)), 2):
+            fit, other = template.fits[first], template.fits[second]
+            if question.banks[first] == question.banks[second] != "n" and base[second] not in fit:
+                spare = next((v for v in sorted(other) if v not in base), None)
+                if spare is not None:
+                    values = list(base)
+                    values[first], values[second] = base[second], spare
+                    self.rename(question, base, tuple(values))
+                    if tuple(values) in question.seen:
+                        question.late.append((template, first, tuple(values)))
+
+    def take_late(self, question: Question) -> None:
+        """Take the registers for which the answers have come."""
+        for template, group, values in question.late:
+            if self.fields.reproduces(template, question, values, self.registers):
+                template.fits[group] = template.fits[group] | {values[group]}
+        question.late = []
 
     def holds(self, question: Question, template: Template) -> bool:
         """Whether a template is right where everything is different at once."""

@@ -205,9 +205,11 @@ def immediates(ctype: str, used: str, target: Target, learns: bool) -> Iterator[
         for bottom in range(0, high + 1, 32):
             yield Pick("number", plain, bottom, min(high, bottom + 31))
     elif learns and plain[0] in "iu" and int(plain[1:]) >= 16:
+        bits = int(plain[1:])
+        least = low if plain[0] == "i" or bits not in (32, 64) else -(1 << 31)  # two's complement of whole words
         for bottom, top in target.short:
-            if max(bottom, -(1 << 31)) >= (low if plain[0] == "i" else -high):
-                yield Pick("number", "i64" if int(plain[1:]) > 32 else "i32", bottom, min(top, high))
+            if max(bottom, least) < min(top, high):
+                yield Pick("number", "i64" if bits > 32 else "i32", max(bottom, least), min(top, high))
     if target.folds and plain in FOLDING:
         yield Pick("imm", plain, low, high, folded=True)
     yield Pick("imm", plain, low, high)

@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from cnp.build.discover import INTEGERS, MOST_OPERANDS, SCALARS, Source
-from cnp.build.shapes import FLOATS, REGISTER, VALUES, Shape, layout
+from cnp.build.shapes import FLOATS, MOST_MIXED, REGISTER, VALUES, Shape, layout
 from cnp.target import Target
 
 HEADER_BYTES = 32
@@ -67,6 +67,11 @@ typedef CNP_CC cnp_word cnp_code(CNP_TAKE);
 """
 
 ACCESS = r"""
+#ifdef CNP_READ_u64
+#define CNP_READ_ALONE(type, i) CNP_READ(type, i)
+#else
+#define CNP_READ_ALONE(type, i) (*(volatile type *)(CNP_SLOT(i) + CNP_LOW(sizeof(type))))
+#endif
 #define CNP_AT(type, address) (*(type *)((address) + CNP_LOW(sizeof(type))))
 #define CNP_READ(type, i) CNP_READ_##type(i)
 #define CNP_WRITE(type, i, value) CNP_WRITE_##type(i, value)
@@ -328,7 +333,7 @@ class Pure(Stencil):
         name = item.name
         first = 0 if shape.operation == "br_" + name else 1
         inputs = [n for n, o in enumerate(self.operands) if o.kind.startswith("in") and n >= first]
-        values = " ".join(f"{self.operands[n].ctype} in{n} = {self.read(n)};" for n in inputs)
+        values = " ".join(f"{self.operands[n].ctype} in{n} = {self.read_whole(n, len(inputs))};" for n in inputs)
         asked = inputs[: len(item.operands) - 1]
         names = ", ".join(f"in{number}" for number in asked)
         go_on = self.tail("cnp_to_next", self.back({}))
@@ -345,6 +350,14 @@ class Pure(Stencil):
         store, changed = self.write(0, "cnp_out")
         go_on = self.tail("cnp_to_next", self.back(changed))
         return f"{values} {trap} {self.operands[0].ctype} cnp_out = {value}; {store} {go_on}"
+
+
+    def read_whole(self, number: int, count: int) -> str:
+        """An input; where there are many, the compiler must not choose between the addresses of two slots."""
+        pick = self.picks[number]
+        if count >= MOST_MIXED and pick.kind == "slot" and not pick.wide:
+            return f"CNP_READ_ALONE({self.operands[number].ctype}, {number})"
+        return self.read(number)
 
 
 class Body(Stencil):

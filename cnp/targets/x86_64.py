@@ -235,8 +235,9 @@ TARGET = Target(
     wide=False,
     shorten=shorten,
     short_field="imm8",
-    # r12 and r13 are odd as a base; rsi needs a prefix for its low byte, rdx and rcx are those of divisions and shifts
-    register_classes=(((14, 15, 8, 9, 11), (12,), (13,), (6,), (2,), (1,)), ()),
+    # r12 and r13 are odd as a base; rsi needs a prefix for its low byte, rdx and rcx are those of divisions
+    # and shifts, xmm0 that of blends
+    register_classes=(((14, 15, 8, 9, 11), (12,), (13,), (6,), (2,), (1,)), (tuple(range(1, 8)), (0,))),
     folds=True,
     coherent=True,
     code_align=1,
