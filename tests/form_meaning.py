@@ -29,9 +29,9 @@ class Memory:
     order: Order
 
     def read(self, address: int, size: int) -> int:
-        """A number of `size` bytes. IndexError: it lies elsewhere."""
+        """A number of `size` bytes. IndexError: it lies elsewhere, or not aligned."""
         at = address - self.address
-        if not 0 <= at <= len(self.data) - size:
+        if not 0 <= at <= len(self.data) - size or at % size:
             raise IndexError(f"{size} bytes at {address:#x}")
         return int.from_bytes(self.data[at : at + size], self.order)
 

@@ -31,8 +31,9 @@ from cnp.errors import HostError
 from cnp.foreign import ForeignCode
 from cnp.host import HostImage, Segment
 from cnp.library import Library
-from cnp.operands import Function, Label, Register, Table, Value
+from cnp.operands import Function, Label, Register, Slot, Table, Value
 from cnp.program import Op, Program
+from cnp.stencil import What
 from tests.form_inputs import BUFFER, MASK32, TABLE, Case, Inputs, contents, place
 from tests.form_meaning import widened
 from tests.form_uses import FAR, NEAR, Use
@@ -44,7 +45,7 @@ FAR_BASE = 1 << 20  #: windows from here on have a segment of their own
 GAP = 4096  #: between cases with different windows
 STALE = 0xC0DE  #: trap code in a header beforehand
 WINDOW = bytes(range(0x30, 0x30 + 8 * FAR))  #: what lies in a window beforehand
-BEFORE_CONTEXT = {"kind": 0, "frame": 8, "value": 16, "outermost": 88}  #: offsets of words that leaving writes
+CONTEXT = {"kind": 0, "frame": 8, "value": 16, "outermost": 88}  #: offsets of words that leaving writes
 
 
 class Rig:
@@ -56,7 +57,13 @@ class Rig:
         self.wide = "-DCNP_F32_IS_WIDE" in library.target.cflags
         self.program = Program(library, functions=[])
         self.program.functions.append(Function("main", self.program, 0, True, FRAME))
-        self.uses = list(uses)
+        self.uses: list[Use] = []
+        self.refused: list[str] = []  #: uses whose operands their own form cannot hold
+        for use in uses:
+            if wrong := self._misfit(use):
+                self.refused.append(f"{self.library.target.name} {use} {wrong}")
+            else:
+                self.uses.append(use)
         self.positions: list[int] = []
         for use in self.uses:
             self._append(use)
@@ -67,7 +74,7 @@ class Rig:
 
     def failures(self, interpreted: bool = False) -> list[str]:
         """Run everything, in generated code or by the interpreter; what is not as expected, in words."""
-        return self._judged(self.cases, interpreted)
+        return self.refused + self._judged(self.cases, interpreted)
 
     # ---- the program
 
@@ -82,6 +89,18 @@ class Rig:
         values = tuple(given.get(kind, value) for kind, value in zip(kinds, use.values, strict=True))
         ops.append(Op(use.operation, use.form, values, None))
         ops += [Op(leave, leave.forms[0], (), None)] * (1 + labels)
+
+    def _misfit(self, use: Use) -> str:
+        """Which hole of a form cannot hold its operand."""
+        for block in use.form.near.blocks:
+            for hole in block.holes:
+                value = use.values[hole.index] if hole.what is What.OPERAND else None
+                number = self.library.number(value) if isinstance(value, Register) else value
+                number = number.offset if isinstance(number, Slot) else number
+                fld = self.library.target.fields[hole.field]
+                if isinstance(number, int) and not fld.fits(fld.value(number, hole.addend, 0)):
+                    return f"has no room for {value!r} in hole {hole.offset} ({hole.field})"
+        return ""
 
     @cached_property
     def code(self) -> ForeignCode:
@@ -143,7 +162,7 @@ class Rig:
             if len(cases) == 1:
                 return [f"{self.described(cases[0])}: {error.message}"]
         middle = len(cases) // 2
-        return self._judged(cases[:middle], interpreted) or self._judged(cases[middle:], interpreted)
+        return self._judged(cases[:middle], interpreted) + self._judged(cases[middle:], interpreted)
 
     def _compared(self, cases: Sequence[Case], interpreted: bool) -> list[str]:
         space = Space(self, cases)
@@ -209,12 +228,13 @@ class Rig:
         effect, frame = case.effect, case.frame
         start, position = frame - self.below, self.positions[case.use]
         if effect.returns:
-            space.word(start + BEFORE_CONTEXT["value"], effect.result or 0)
-            space.word(frame + self.library.home(Register("r", 0)), effect.result or 0)
+            space.word(start + CONTEXT["value"], effect.result or 0)
+            home = frame + self.library.home(Register("r", 0))
+            space.word(home, space.actual(home))  # the result: it is in the context
             return ""
-        space.word(start + BEFORE_CONTEXT["kind"], 1 if effect.trap is None else 2)
-        space.word(start + BEFORE_CONTEXT["frame"], frame)
-        space.word(start + BEFORE_CONTEXT["outermost"], frame)
+        space.word(start + CONTEXT["kind"], 1 if effect.trap is None else 2)
+        space.word(start + CONTEXT["frame"], frame)
+        space.word(start + CONTEXT["outermost"], frame)
         left = position if effect.trap is not None else position + 1 + effect.way
         space.put(frame - 24, self._halves.pack(left, effect.trap or 0))
         if effect.stored:
@@ -334,7 +354,7 @@ class Space:
 
     def run(self, library: Library, image: HostImage) -> None:
         """Run an image that dumps these ranges."""
-        for part, dump in zip(self.parts, host.run(library.target, image, timeout=120).dumps, strict=True):
+        for part, dump in zip(self.parts, host.run(library.target, image, timeout=30).dumps, strict=True):
             part.after = dump
 
     def differs(self, address: int | None = None, size: int = 0) -> bool:

@@ -179,7 +179,9 @@ class Operands:
 def immediates(accept: Accept) -> tuple[int, ...]:
     """The ends of an interval, then 0 and ±1 if they are in it; of floats, edge values as bits."""
     if accept.kind in ("f32", "f64"):
-        return tuple(hole_word(accept.kind, value) for value in FLOAT_EDGES[accept.kind])
+        words = (hole_word(accept.kind, value) for value in FLOAT_EDGES[accept.kind])
+        found = tuple(word for word in words if accept.low <= word <= accept.high)
+        return (found or (accept.low,)) * 2
     low, high = -(-accept.low // accept.align) * accept.align, accept.high // accept.align * accept.align
     middle = [n for n in (0, 1, -1) if low <= n <= high and n % accept.align == 0]
     return (low, high, *middle)

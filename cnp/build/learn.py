@@ -30,7 +30,8 @@ from cnp.stencil import Accept, Block, Form, Hole, Stencil, What
 from cnp.target import Field, Formula, Target
 
 ROUNDS = 16
-MOST_TEMPLATES = 14  #: of one shape
+MOST_TEMPLATES = 24  #: of one shape
+AT_ONCE = 4  #: bases that are taken in one round
 MOST_SHORTER = 4  #: of these, as long as they are only shorter than others
 ADDENDS = (0, 1, -1, -32, 31, 32, 63, 64, -31, -63, -64)
 #: Numbers that no multiplication, mask or shift treats in a special way.
@@ -212,6 +213,9 @@ class Learner:
         key, syntax = question.keys[base], self.target.syntax
         used = layout.uses(syntax, self.sections[key])
         own = {(bank, value) for bank, value in zip(question.banks, base, strict=True)}
+        if self.crowded(used, own):
+            question.learned.add(base)
+            return
         for group, bank in enumerate(question.banks):
             for value in self.tried(bank) if bank in "rf" else ():
                 taken = (bank, self.registers.number(bank, value)) in used and (bank, value) not in own
@@ -222,11 +226,17 @@ class Learner:
                     self.rename(question, base, values)
         joint = self.joint(question)
         self.rename(question, base, joint)
-        self.check_numbers(question, joint)
+        self.check_numbers(question, base, joint)
 
-    def check_numbers(self, question: Question, joint: Values) -> None:
+    def crowded(self, used: frozenset[tuple[str, int]], own: set[tuple[str, int]]) -> bool:
+        """Whether code uses most registers by itself, as what calls a function and keeps them does: it is long, and gets
+        its operands in slots."""
+        pinned = [(b, i) for b in "rf" for i in self.registers.pinned(b)]
+        taken = [key for key in pinned if (key[0], self.registers.number(*key)) in used and key not in own]
+        return 2 * len(taken) > len(pinned)
+
+    def check_numbers(self, question: Question, base: Values, joint: Values) -> None:
         """Ask for other numbers together with other registers: a field that only looked right shows then."""
-        base = question.bases[-1]
         for values in list(question.seen):
             other = [group for group, (a, b) in enumerate(zip(base, values, strict=True)) if a != b]
             if len(other) == 1 and question.banks[other[0]] == "n" and question.keys[values] in self.sections:
@@ -297,45 +307,51 @@ class Learner:
             self.think(question)
 
     def think(self, question: Question) -> None:
-        """Rename the newest base, or learn from it; then look at what is not yet explained."""
-        base = question.bases[-1]
-        if base not in question.varied:
-            question.varied.add(base)
-            before = len(question.seen)
-            self.vary(question, base)
-            if len(question.seen) > before:
+        """Rename the registers of new bases, learn from those that are; then look at what is not yet explained."""
+        for base in question.bases:
+            if question.seen[base] is NOTHING or base in question.learned:
+                continue
+            if base not in question.varied:
+                question.varied.add(base)
+                self.vary(question, base)
+            elif not self.learn(question, base):
                 return
-        if base in question.learned:
-            return
+        if not any(variants is NOTHING for variants in question.seen.values()) and self.go_on(question):
+            self.think(question)
+
+    def learn(self, question: Question, base: Values) -> bool:
+        """Make the template of a base. False where even the first one does not make sense."""
         question.learned.add(base)
         template = self.fields.template(question, base, self.registers)
-        if template is None and base == question.base:
-            return
-        if template is not None:
-            self.widen(question, template)
-            if not self.holds(question, template):
-                question.given_up.add(cost(question.seen[base][0]))
-            elif general(template, question.banks):
-                question.templates.append(template)
-                self.look_at_taken(question, template)
-            else:
-                question.given_up.add(cost(question.seen[base][0]))
-        tied = set(question.ties.values())
-        asked = {values for values, variants in question.seen.items() if variants is NOTHING}
-        done = tied | set(question.bases) | question.checks | asked
+        if template is None:
+            return base != question.base
+        self.widen(question, template)
+        if not self.holds(question, template) or not general(template, question.banks):
+            question.given_up.add(cost(question.seen[base][0]))
+        else:
+            question.templates.append(template)
+            self.look_at_taken(question, template)
+        return True
+
+    def go_on(self, question: Question) -> bool:
+        """Take more bases, if some samples are not explained; look at equal operands. Whether there is more to do now."""
+        waiting = len(question.varied) < len(question.bases) or len(question.learned) < len(question.varied)
+        done = {*question.ties.values(), *question.bases, *question.checks}
         left = [v for v in question.seen if v not in done and not self.explained(question, v)]
         left = [v for v in left if cost(question.seen[v][0]) not in question.given_up]
+        numbers = [group for group, bank in enumerate(question.banks) if bank == "n"]
+        left = [v for v in left if all(v[group] == question.base[group] for group in numbers)]
         missing = [v for v in left if not any(template.takes(v) for template in question.templates)]
         chosen = missing if len(question.bases) < MOST_TEMPLATES else []
         if not chosen and len(question.bases) < MOST_SHORTER:
             chosen = left
-        if chosen:
-            self.explore(question, min(chosen, key=lambda values: cost(question.seen[values][0])))
-            if not any(variants is NOTHING for variants in question.seen.values()):
-                self.think(question)
+        by_cost = {cost(question.seen[values][0]): values for values in reversed(chosen)}
+        for _, values in sorted(by_cost.items())[:AT_ONCE]:
+            self.explore(question, values)
         for (first, second), tie in question.ties.items():
-            if tie not in asked and not self.explained(question, tie):
+            if not self.explained(question, tie):
                 self.begin(merged(question.shape, first, second))
+        return bool(by_cost) or waiting
 
     def look_at_taken(self, question: Question, template: Template) -> None:
         """Registers that other operands of the base had: ask whether an operand may be one of them, the other then being
@@ -372,7 +388,7 @@ class Learner:
 
     def widen(self, question: Question, template: Template) -> None:
         """Some registers stand for all that are encoded like them."""
-        base = question.bases[-1]
+        base = template.base
         for group, fit in enumerate(template.fits):
             if isinstance(fit, frozenset):
                 tried = {

@@ -207,7 +207,7 @@ def immediates(ctype: str, used: str, target: Target, learns: bool) -> Iterator[
     elif learns and plain[0] in "iu" and int(plain[1:]) >= 16:
         bits = int(plain[1:])
         least = low if plain[0] == "i" or bits not in (32, 64) else -(1 << 31)  # two's complement of whole words
-        for bottom, top in target.short:
+        for bottom, top in target.short[:1] if ctype == "disp" and target.wide else target.short:
             if max(bottom, least) < min(top, high):
                 yield Pick("number", "i64" if bits > 32 else "i32", max(bottom, least), min(top, high))
     if target.folds and plain in FOLDING:

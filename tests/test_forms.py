@@ -1,0 +1,228 @@
+"""Every form of every portable operation, on every target, with operands chosen for the form, against the Python reference.
+
+test_operations.py gives operations operands as a program does and sees what the assembler makes of them; here no form is left
+to chance: registers at both ends of each mask, numbers and slots at the ends of each interval, all pairs of operands that
+may be equal. After each operation all registers, slots, memory and the header are compared (form_rig.py). Calls are tested in
+test_operation_calls.py.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import cache
+from itertools import islice
+from random import Random
+from typing import Any
+
+import pytest
+
+from cnp import host, runtime, targets
+from cnp.build.learn import cost
+from cnp.choose import chooser
+from cnp.library import Library
+from cnp.operands import Label, Register, Slot, Table
+from cnp.program import Program
+from cnp.stencil import Accept, Block, Form, Hole, Operation, What
+from tests.form_meaning import ELSEWHERE
+from tests.form_rig import Rig
+from tests.form_uses import LABELS, Operands, Use, all_uses
+from tests.reference import decode
+from tests.support import every_target, need, runnable
+
+SEED = int(os.environ.get("CNP_SEED", "3"))
+TURNS = 5  #: choices of operands for each form, beside the ends
+MORE = (24, 5)  #: … in the long test, and how often with other seeds
+WORDS = {"u32": 1 << 32, "u64": 1 << 64}
+FLOATS = ("f32", "f64")
+
+
+@cache
+def library(name: str) -> Library:
+    """The stencil file that comes with the library."""
+    return Library.load(runtime.installed("ops", runnable(name).name))
+
+
+def check(lib: Library, seed: int, turns: int) -> None:
+    """Run all forms; each one has been run twice at least."""
+    random = Random(seed)
+    rig = Rig(lib, all_uses(lib, random, turns), random)
+    assert rig.failures()[:20] == []
+    runs = Counter((rig.uses[case.use].operation.name, rig.uses[case.use].number) for case in rig.cases)
+    forms = {(name, n) for name in lib.operations if name not in ELSEWHERE for n in range(len(lib[name].forms))}
+    assert [form for form in sorted(forms) if runs[form] < 2] == []
+
+
+@every_target
+def test_every_form_does_what_the_reference_says(target: str) -> None:
+    check(library(target), SEED, TURNS)
+
+
+@pytest.mark.soak
+@every_target
+def test_every_form_with_more_operands(target: str) -> None:
+    turns, rounds = MORE
+    for seed in range(SEED + 1, SEED + 1 + rounds):
+        check(library(target), seed, turns)
+
+
+def test_the_interpreter_does_the_same() -> None:
+    """The bodies called as plain C, on the machine that the tests run on. What an address of code is differs there."""
+    natives = [name for name in targets.TARGETS if host.emulator(targets.get(name)) == []]
+    need(bool(natives), "this machine is one of the targets")
+    lib, random = library(natives[0]), Random(SEED)
+    uses = [use for use in all_uses(lib, random, 2) if use.operation.name != "jump_address"]
+    assert Rig(lib, uses, random).failures(interpreted=True)[:20] == []
+
+
+# ---- the choice of a form
+
+
+@every_target
+def test_the_cheapest_form_that_fits_is_taken(target: str) -> None:
+    """Of all forms that accept some operands, none is cheaper than the one that the assembler takes."""
+    lib, random = library(target), Random(SEED)
+    maker, choose = Operands(lib, random), chooser(lib).choose
+    label = Label("", Program(lib))
+    for operation in map(lib.__getitem__, lib.operations):
+        if operation.name in ELSEWHERE:
+            continue
+        costs = [cost(form.near) for form in operation.forms]
+        assert costs == sorted(costs), operation.name
+        for number in range(len(operation.forms)):
+            for use in islice(maker.uses(operation, number, 2), 2):
+                given = operands(use, label)
+                first = next(n for n, form in enumerate(operation.forms) if accepts(form, given))
+                _, choice = choose(operation, given)
+                assert choice is not None, str(use)
+                assert choice[0] is operation.forms[first], f"{use}: the best form is {first}"
+                assert first <= number
+
+
+def operands(use: Use, label: Label) -> tuple[Any, ...]:
+    """The operands of a use as the assembler is given them."""
+    places = {"label": label, "table": Table((label,))}
+    return tuple(
+        places[accept.kind] if accept.kind in LABELS
+        else decode(accept.kind, value) if accept.kind in FLOATS and isinstance(value, int)
+        else value
+        for accept, value in zip(use.form.accepts, use.values, strict=True)
+    )  # fmt: skip
+
+
+def accepts(form: Form, given: tuple[Any, ...]) -> bool:
+    """Whether a form takes operands, as the stencil file's description says it."""
+    fits = all(takes(accept, operand) for accept, operand in zip(form.accepts, given, strict=True))
+    same = all(given[a] == given[b] for a, b in form.same)
+    return fits and same and not any(given[a] == given[b] for a, b in form.differ if isinstance(given[a], Register))
+
+
+def takes(accept: Accept, operand: Any) -> bool:
+    if isinstance(operand, Register):
+        return accept.kind == operand.bank and bool(accept.mask >> operand.index & 1)
+    if isinstance(operand, Slot):
+        return accept.kind == "slot" and accept.low <= operand.offset <= accept.high and operand.offset % accept.align == 0
+    if isinstance(operand, (Label, Table)):
+        return accept.kind == ("label" if isinstance(operand, Label) else "table")
+    if accept.kind in FLOATS:
+        return any(decode(accept.kind, bits) == operand for bits in (accept.low, accept.high)) or accept.low < accept.high
+    if isinstance(operand, float) or accept.kind in (*LABELS, "r", "f", "slot"):
+        return False
+    number = operand + WORDS.get(accept.kind, 0) if operand < 0 else operand
+    return accept.low <= number <= accept.high and number % accept.align == 0
+
+
+# ---- a rig that finds nothing is worth nothing
+
+
+def failures(lib: Library, operation: Operation, number: int, form: Form) -> list[str]:
+    """What the rig says of an operation that has this form in the place of another one."""
+    forms = (*operation.forms[:number], form, *operation.forms[number + 1 :])
+    changed = Operation(operation.name, operation.index, operation.operands, forms, operation.line)
+    random = Random(SEED)
+    return Rig(lib, list(Operands(lib, random).uses(changed, number, 12)), random).failures()
+
+
+def find(operation: Operation, kinds: tuple[str, ...], wanted: Callable[[Form], bool]) -> Iterator[tuple[int, Form]]:
+    """The forms that take operands of these kinds."""
+    for number, form in enumerate(operation.forms):
+        if tuple(accept.kind for accept in form.accepts) == kinds and wanted(form):
+            yield number, form
+
+
+def rewired(form: Form, change: Callable[[Hole], Hole | None]) -> Form:
+    """A form with other holes for its operands; None: the hole is left as the builder found it."""
+
+    def block(old: Block) -> Block:
+        holes = [change(hole) if hole.what is What.OPERAND else hole for hole in old.holes]
+        return old._replace(holes=tuple(hole for hole in holes if hole is not None))
+
+    return form._replace(near=form.near._replace(blocks=tuple(map(block, form.near.blocks))), far=None)
+
+
+def moved(hole: Hole, index: int, addend: int = 0) -> Hole:
+    return Hole(hole.offset, hole.field, hole.what, index, hole.addend + addend, hole.place)
+
+
+SWAPPED = {0: 0, 1: 2, 2: 1}
+FAULTS: dict[str, tuple[str, tuple[str, ...], Callable[[Hole], Hole | None]]] = {
+    "a and b are exchanged": ("i64_sub", ("r", "r", "r"), lambda hole: moved(hole, SWAPPED[hole.index])),
+    "d is always the same register": ("i64_not", ("r", "r"), lambda hole: hole if hole.index else None),
+    "a is always the same register": ("i64_not", ("r", "r"), lambda hole: None if hole.index else hole),
+    "the slot beside it is written": ("i64_move", ("slot", "r"), lambda hole: moved(hole, hole.index, 8 * (hole.index == 0))),
+    "the slot beside it is read": ("f64_move", ("f", "slot"), lambda hole: moved(hole, hole.index, 8 * (hole.index == 1))),
+}  # fmt: skip
+
+
+@every_target
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_wrong_hole_is_found(target: str, fault: str) -> None:
+    lib = library(target)
+    name, kinds, change = FAULTS[fault]
+    number, form = next(find(lib[name], kinds, lambda form: form.same == ()))
+    assert failures(lib, lib[name], number, form) == []
+    assert failures(lib, lib[name], number, rewired(form, change))
+
+
+@every_target
+@pytest.mark.parametrize(("name", "other"), [("br_i64_eq", "br_i64_ne"), ("i64_div_u", "i64_rem_u"), ("i64_add", "i64_or"),
+                                             ("i64_load32_s", "i64_load32_u"), ("i64_store16", "i64_store8")])  # fmt: skip
+def test_wrong_code_is_found(target: str, name: str, other: str) -> None:
+    """The stencil of another operation with the same operands."""
+    lib = library(target)
+    kinds = {"br": ("r", "r", "label"), "i64_load32": ("r", "r", "i32"), "i64_store16": ("r", "i32", "r")}
+    wanted = kinds.get(name.rpartition("_")[0] if "load" in name else name, kinds["br"] if name[:2] == "br" else ("r",) * 3)
+    number, form = next(find(lib[name], wanted, lambda form: form.same == ()))
+    _, wrong = next(find(lib[other], wanted, lambda found: found.same == ()))
+    accept = tuple(
+        a._replace(mask=a.mask & b.mask, low=max(a.low, b.low), high=min(a.high, b.high))
+        for a, b in zip(form.accepts, wrong.accepts, strict=True)
+    )
+    assert failures(lib, lib[name], number, wrong._replace(accepts=accept, differ=form.differ))
+
+
+def test_equal_registers_that_must_differ_are_found() -> None:
+    """x86-64 subtracts b from a copy of a in d, where b is no longer d by then."""
+    lib = library("x86_64")
+    forms = find(lib["i64_sub"], ("r", "r", "r"), lambda form: form.same == () and (0, 2) in form.differ)
+    number, form = next(forms)
+    assert failures(lib, lib["i64_sub"], number, form) == []
+    assert failures(lib, lib["i64_sub"], number, form._replace(differ=((0, 1),)))
+
+
+def test_a_register_too_many_is_found() -> None:
+    """x86-64 cannot hold the number of r12 in the form without a SIB byte, nor a register beyond the eighth without REX."""
+    lib = library("x86_64")
+    missing = [
+        (name, number, form, place)
+        for name in ("i64_load", "i64_store", "i64_add")
+        for number, form in enumerate(lib[name].forms)
+        for place, accept in enumerate(form.accepts)
+        if accept.kind == "r" and accept.mask == 0x3FE
+    ]
+    assert missing
+    for name, number, form, place in missing:
+        accept = list(form.accepts)
+        accept[place] = accept[place]._replace(mask=0x3FF)
+        assert failures(lib, lib[name], number, form._replace(accepts=tuple(accept)))
