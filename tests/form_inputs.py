@@ -79,6 +79,7 @@ class Inputs:
         self.size = size_of(operation.name)
         self.compute = meaning(operation.name, tuple([item.name for item in operation.operands]))
         self.ends: set[End] = set()
+        self.made = 0
         self.tries = TRIES if forks(operation.name) else 1
         self.reads = [
             Read(item.name, item.ctype, place(library, value), value & MASK64 if isinstance(value, int) else 0, item.kind)
@@ -93,6 +94,7 @@ class Inputs:
     def case(self, frame: int) -> Case | None:
         """A case that ends in a new way, if that is easily found. None: there is none at all."""
         found = None
+        self.made += 1
         around = Memory(frame + 8 * NEAR, contents(frame), self.order)
         for turn in range(TRIES):
             words = self.words(around)
@@ -111,16 +113,18 @@ class Inputs:
         return found
 
     def words(self, around: Memory) -> dict[int, int]:
-        """Words for the places that are read; the later operand wins where two share one."""
+        """Words for the places that are read; the later operand wins where two share one. Every second case may have
+        equal ones."""
         random, words = self.random, dict[int, int]()
+        equal = 0.3 if self.made % 2 == 0 or self.tries > 1 else 0
         last: int | None = None
         for read in self.reads:
             if read.at is None:
-                if last is not None and read.declared == "in/imm" and random.random() < 0.3:
+                if last is not None and read.declared == "in/imm" and random.random() < equal:
                     words[last] = read.word  # a comparison with what is equal
                 continue
             chance = random.random()
-            if last is not None and chance < 0.25:
+            if last is not None and chance < equal:
                 words[read.at] = words[last]
             else:
                 words[read.at] = random.getrandbits(64) if chance > 0.8 else random.choice(edges(read.ctype))

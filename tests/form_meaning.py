@@ -54,7 +54,9 @@ class Effect(NamedTuple):
 Meaning = Callable[[Words, Memory], Effect]
 
 #: Tested elsewhere: calls (test_operation_calls.py), and what needs a context of its own (test_operations.py).
-ELSEWHERE = {"call", "call_kill", "call_table", "call_table_kill", "call_c", "call_c_f64", "call_c_f32", "poll"}
+ELSEWHERE = {
+    "call", "call_kill", "call_table", "call_table_kill", "call_c", "call_c_f64", "call_c_f32", "poll",
+}  # fmt: skip
 
 
 @cache
@@ -177,10 +179,16 @@ def atomic(name: str) -> Meaning:
 
 # ---- control
 
+
+def entry(index: int, count: int) -> int:
+    """The label of a table, from 1 on; 0 beyond it."""
+    return 1 + index if index < count else 0
+
+
 CONTROL: dict[str, Meaning] = {
     "jump": lambda words, _: Effect(way=1),
     "jump_address": lambda words, _: Effect(way=1),
-    "jump_table": lambda words, _: Effect(way=1 + words["index"] if words["index"] < words["count"] & MASK32 else 0),
+    "jump_table": lambda words, _: Effect(way=entry(words["index"], words["count"] & MASK32)),
     "ret": lambda words, _: Effect(True, words["a"], returns=True),
     "trap": lambda words, _: Effect(trap=words["code"] & MASK32),
     "leave": lambda words, _: Effect(way=-1),

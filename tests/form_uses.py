@@ -34,7 +34,8 @@ class Use(NamedTuple):
     window: int = 0
 
     def __str__(self) -> str:
-        given = [a.kind if a.kind in LABELS else repr(v) for a, v in zip(self.form.accepts, self.values, strict=True)]
+        pairs = zip(self.form.accepts, self.values, strict=True)
+        given = [accept.kind if accept.kind in LABELS else repr(value) for accept, value in pairs]
         return f"{self.operation.name} form {self.number} ({', '.join(given)})"
 
 
@@ -72,14 +73,14 @@ class Operands:
             for declared, accept in zip(operation.operands, form.accepts, strict=True)
         ]
         groups = united(len(kinds), form.same)
-        apart = {(groups[a], groups[b]) for a, b in form.differ} | {(groups[b], groups[a]) for a, b in form.differ}
+        apart = {frozenset((groups[a], groups[b])) for a, b in form.differ}
         return [
             (a, b)
             for b in range(len(kinds))
             for a in range(b)
             if kinds[a] == kinds[b] and groups[a] != groups[b]
             and (kinds[a] == "slot" or (kinds[a] in REGISTERS and form.accepts[a].mask & form.accepts[b].mask))
-            and (kinds[a] == "slot" or (groups[a], groups[b]) not in apart)
+            and (kinds[a] == "slot" or {groups[a], groups[b]} not in apart)
         ]  # fmt: skip
 
     def values(
@@ -196,12 +197,17 @@ def united(count: int, pairs: Iterable[Pair]) -> list[int]:
     return groups
 
 
-def all_uses(library: Library, random: Random, turns: int) -> Iterator[Use]:
-    """Uses of all forms but those that are tested elsewhere."""
-    operands = Operands(library, random)
+def forms_to_run(library: Library) -> Iterator[tuple[Operation, int]]:
+    """All forms that the library's processor has, but those of operations that are tested elsewhere."""
     for name in library.operations:
         if name not in ELSEWHERE:
-            operation = library[name]
-            for number, form in enumerate(operation.forms):
+            for number, form in enumerate(library[name].forms):
                 if not form.feature or form.feature in library.features:
-                    yield from operands.uses(operation, number, turns)
+                    yield library[name], number
+
+
+def all_uses(library: Library, random: Random, turns: int) -> Iterator[Use]:
+    """Uses of all these forms."""
+    operands = Operands(library, random)
+    for operation, number in forms_to_run(library):
+        yield from operands.uses(operation, number, turns)

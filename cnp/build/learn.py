@@ -355,12 +355,14 @@ class Learner:
 
     def look_at_taken(self, question: Question, template: Template) -> None:
         """Registers that other operands of the base had: ask whether an operand may be one of them, the other then being
-        another one that fits."""
+        another one that fits, or the same one where the two may be equal."""
         base = template.base
         for first, second in itertools.permutations(range(len(base)), 2):
             fit, other = template.fits[first], template.fits[second]
             if question.banks[first] == question.banks[second] != "n" and base[second] not in fit:
                 spare = next((v for v in sorted(other) if v not in base), None)
+                if spare is None and self.may_tie(question, template, *sorted((first, second))):
+                    spare = base[second]
                 if spare is not None:
                     values = list(base)
                     values[first], values[second] = base[second], spare
@@ -416,17 +418,6 @@ class Learner:
 
     # ---- what is learned
 
-    def complete(self, question: Question) -> None:
-        """A register that one operand of a template must be may be another operand too, where the two may be equal and
-        the same code takes it there."""
-        for template in question.templates:
-            kin = [t for t in question.templates if self.root(question, t) == self.root(question, template)]
-            for first, second in itertools.permutations(range(len(question.banks)), 2):
-                fit, value = template.fits[first], template.base[second]
-                if isinstance(fit, frozenset) and value not in fit and any(value in t.fits[first] for t in kin):
-                    if self.may_tie(question, template, *sorted((first, second))):
-                        template.fits[first] = fit | {value}
-
     @staticmethod
     def root(question: Question, template: Template) -> Values:
         """What the text of a template was compiled as."""
@@ -436,7 +427,6 @@ class Learner:
         """The forms by operation."""
         found: dict[str, list[Form]] = {}
         for question in self.questions:
-            self.complete(question)
             for template in question.templates:
                 found.setdefault(question.shape.operation, []).extend(self.forms_of(question, template))
         return found
