@@ -21,6 +21,7 @@ VALUES = ("in", "in/imm", "out")
 LABELS = ("label", "table")
 NEAR = 16  #: slots at the frame's beginning
 FAR = 8  #: slots of a window further up
+CORNERS = 4  #: turns with registers from the ends of the masks
 Pair = tuple[int, int]
 
 
@@ -57,7 +58,7 @@ class Operands:
         ties = self.ties(operation, form)
         if len(ties) > turns:
             ties = self.random.sample(ties, turns)
-        plain = max(2, turns - len(ties) + 1)
+        plain = max(CORNERS, turns - len(ties) + 1)
         for turn, tie in enumerate([(), *[()] * (plain - 1), *((tie,) for tie in ties)]):
             found = self.values(operation, form, turn, tie)
             if found is not None:
@@ -105,7 +106,8 @@ class Operands:
         return tuple(found), window
 
     def registers(self, form: Form, groups: Sequence[int], turn: int) -> dict[int, Register] | None:
-        """A register for each group, all different. None if the masks do not allow that."""
+        """A register for each group, all different: the first ones that fit, the last ones, the same with the last operand
+        choosing first, any. None if the masks do not allow that."""
         masks: dict[int, int] = {}
         banks: dict[int, str] = {}
         for accept, group in zip(form.accepts, groups, strict=True):
@@ -113,10 +115,10 @@ class Operands:
                 masks[group] = masks.get(group, -1) & accept.mask
                 banks[group] = accept.kind
         order = list(range(max((len(n) for n in self.library.registers.values()), default=0)))
-        if turn == 1:
-            order.reverse()
-        elif turn > 1:
+        if turn >= CORNERS:
             self.random.shuffle(order)
+        elif turn % 2:
+            order.reverse()
         found: dict[int, Register] = {}
 
         def place(rest: list[int]) -> bool:
@@ -132,7 +134,7 @@ class Operands:
                     del found[group]
             return False
 
-        return found if place(sorted(masks, key=lambda g: masks[g].bit_count())) else None
+        return found if place(sorted(masks, reverse=2 <= turn < CORNERS)) else None
 
     def slots(
         self, operation: Operation, form: Form, groups: Sequence[int], turn: int

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cnp.library import Library
 from cnp import runtime
+from cnp.library import Library
 from tests import quality_table
 from tests.quality_table import COMMAND, DOCUMENT, Cell, Family, Reason, Row
 

@@ -184,10 +184,9 @@ class Learner:
         """Registers, the ordinary ones first."""
         return [index for group in self.classes[bank] for index in group]
 
-    def tried(self, bank: str) -> list[int]:
-        """Registers that stand for all."""
-        classes = self.classes[bank]
-        return [i for group in classes for i in group[: FEW + 1]]
+    def tried(self, bank: str, count: int) -> list[int]:
+        """Registers that stand for all, more than the `count` ones that the operands of a base are."""
+        return [i for group in self.classes[bank] for i in group[: FEW + count]]
 
     def numbers(self, pick: Pick) -> list[int]:
         """A few numbers of an interval that are not special."""
@@ -217,7 +216,7 @@ class Learner:
             question.learned.add(base)
             return
         for group, bank in enumerate(question.banks):
-            for value in self.tried(bank) if bank in "rf" else ():
+            for value in self.tried(bank, question.banks.count(bank)) if bank in "rf" else ():
                 taken = (bank, self.registers.number(bank, value)) in used and (bank, value) not in own
                 values = exchanged(question.banks, base, group, value)
                 if taken:

@@ -32,7 +32,8 @@ MOST_MIXED = 3  #: value operands of which registers and slots come in all mixtu
 
 class Pick(NamedTuple):
     """One way to give an operand. kind: slot, r, f, imm, number, or the operand's own kind; ctype: of an immediate;
-    low … high: what the type allows. fixed: exactly this number. folded: as an address."""
+    low … high: what the type allows. fixed: exactly this number. folded: as an address. taken: the kind
+    of `Accept`, if it is not the type."""
 
     kind: str
     ctype: str = ""
@@ -41,6 +42,7 @@ class Pick(NamedTuple):
     fixed: int | None = None
     folded: bool = False
     wide: bool = False
+    taken: str = ""
 
     @property
     def learned(self) -> bool:
@@ -50,6 +52,7 @@ class Pick(NamedTuple):
     def accept(self) -> Accept:
         """The operands that this pick stands for, before the fields of the code narrow them."""
         kind = {"imm": self.ctype, "number": self.ctype}.get(self.kind, self.kind)
+        kind = self.taken or kind
         if self.kind in ("r", "f"):
             return Accept(kind, 0, 0)
         return Accept(kind, self.low, self.high)
@@ -212,7 +215,9 @@ def immediates(ctype: str, used: str, target: Target, learns: bool) -> Iterator[
                 yield Pick("number", "i64" if bits > 32 else "i32", max(bottom, least), min(top, high))
     if target.folds and plain in FOLDING:
         yield Pick("imm", plain, low, high, folded=True)
-    yield Pick("imm", plain, low, high)
+    # an unsigned word for a wider operand: a negative number is no two's complement of it
+    half = plain == "u32" and used in ("i64", "u64", "disp")
+    yield Pick("imm", plain, low, high, taken="i64" if half else "")
 
 
 def float_bits(ctype: str, value: int) -> int:
@@ -250,7 +255,8 @@ def sensible(
         return False
     if any(pick.kind in ("r", "f") for pick in choice):
         wasted = any(pick.folded or covered(pick, operand, target) for pick, operand in pairs)
-        mixed = len(slots) == 1 and not slots[0].wide and mixes(operation, item, operands)
+        reaches = bool(slots) and (not slots[0].wide or sum(o.kind in VALUES for o in operands) == 2)
+        mixed = len(slots) == 1 and reaches and mixes(operation, item, operands)
         return not wasted and (not slots or mixed)
     return not any(pick.kind == "number" for pick in choice)
 
