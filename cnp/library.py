@@ -34,7 +34,9 @@ MAGIC = b"CNPLIB2\n"
 FORMAT = 2
 HEAD = struct.Struct("<8sI32s")
 
-ROUTINES = frozenset({"cnp_enter", "cnp_interpret", "cnp.cases", "cnp.stub.exit", "cnp.stub.trap", "cnp.stub.unwind"})
+ROUTINES = frozenset(
+    {"cnp_enter", "cnp_interpret", "cnp.cases", "cnp.stub.exit", "cnp.stub.trap", "cnp.stub.unwind"}
+)
 MALFORMED = (ToolError, LookupError, TypeError, ValueError, OverflowError, struct.error)
 Known = TypeVar("Known")
 

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from cnp import host, runtime, targets
-from cnp.build.learn import cost
+from cnp.build.question import cost
 from cnp.choose import chooser
 from cnp.library import Library
 from cnp.operands import Label, Register, Slot, Table

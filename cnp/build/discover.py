@@ -114,9 +114,7 @@ def declaration(kind: str, rest: str, file: str, line: int) -> Declaration:
     return Declaration(kind, name, operands, result, immediates, file, line)
 
 
-def operand(
-    text: str, where: str, name: str, line: int, listed: dict[str, tuple[str, ...]]
-) -> Operand:
+def operand(text: str, where: str, name: str, line: int, listed: dict[str, tuple[str, ...]]) -> Operand:
     """`kind(type, name)` or `kind(name)`; the immediates behind the name go to `listed`."""
     found = re.fullmatch(r"(\w+) ?\((.*)\)", text)
     parts = [part.strip() for part in found[2].split(",")] if found else []

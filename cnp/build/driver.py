@@ -21,7 +21,8 @@ from cnp import library
 from cnp.build import calls, convention, interpreter, layout, wrappers
 from cnp.build.discover import Source, discover
 from cnp.build.extract import Extracted, extract
-from cnp.build.learn import Learner, cost
+from cnp.build.learn import Learner
+from cnp.build.question import cost
 from cnp.build.shapes import Shape, registers
 from cnp.build.shapes import shapes as all_shapes
 from cnp.build.toolchain import Toolchain
@@ -126,6 +127,7 @@ def make(job: Job) -> Made:
             batch = learner.ask()
             stencils = compiler.compile(*batch) if any(batch) else {}
     extracted = compiler.extracted
+    assert extracted is not None  # the first batch is never empty
     forms = learner.forms()
     for sample in plain:
         form = plain_form(sample.shape, extracted, job.target)
@@ -205,7 +207,9 @@ class Compiler:
         lines = {s.shape.operation: s.shape.declaration.line for s in samples}
         text = wrappers.stencil_source(self.source, self.job.target, samples, self.called)
         assembly = compile_stencils(self.job, self.folder, name, text)
-        assembly = assembly.replace(".LCPI", f"{layout.CONSTANT}{number}.")  # names that other objects can use
+        assembly = assembly.replace(
+            ".LCPI", f"{layout.CONSTANT}{number}."
+        )  # names that other objects can use
         arranged = layout.arrange(assembly, self.job.target, lines)
         return assemble(self.job, self.folder, name, arranged.text), arranged
 
@@ -367,8 +371,7 @@ def shortened(form: Form, target: Target, straight: set[bytes]) -> Iterator[Form
             accept._replace(low=limits.low, high=limits.high) if number in slots else accept
             for number, accept in enumerate(form.accepts)
         )
-        near, far = [*shorter, None][:2]
-        yield form._replace(accepts=accepts, near=near, far=far)
+        yield form._replace(accepts=accepts, near=shorter[0], far=shorter[1] if form.far else None)
 
 
 def narrowed(form: Form, target: Target) -> Form:

@@ -385,7 +385,9 @@ def instructions(node: Node) -> list[str]:
     """The lines of a block that are executed, its branch included."""
     branch = node.branch
     lines = [line for line in node.lines if not DROPPED.match(line) and not LABEL.match(line)]
-    return lines + ([f"\t{branch.mnemonic}\t{branch.arguments}", *filter(None, [branch.delay])] if branch else [])
+    return lines + (
+        [f"\t{branch.mnemonic}\t{branch.arguments}", *filter(None, [branch.delay])] if branch else []
+    )
 
 
 def jumps_within(node: Node, part: list[str], number: int) -> bool:

@@ -19,80 +19,40 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from functools import cache
 from typing import NamedTuple
 
 from cnp.build import layout
+from cnp.build.question import (
+    NOTHING,
+    SMALL,
+    Interval,
+    Question,
+    Registered,
+    Template,
+    Values,
+    banks_of,
+    cost,
+    distinct,
+    exchanged,
+    general,
+    learned_accept,
+    meet,
+    merged,
+    taken_by,
+)
 from cnp.build.shapes import MOST_MIXED, REGISTER, Pick, Registers, Shape
+from cnp.build.templates import Fields
 from cnp.build.wrappers import Sample
-from cnp.stencil import Accept, Block, Form, Hole, Stencil, What
-from cnp.target import Field, Formula, Target
+from cnp.stencil import Form, Stencil
+from cnp.target import Target
 
 ROUNDS = 16
 MOST_TEMPLATES = 24  #: of one shape
 AT_ONCE = 4  #: bases that are taken in one round
 MOST_SHORTER = 4  #: of these, as long as they are only shorter than others
-ADDENDS = (0, 1, -1, -32, 31, 32, 63, 64, -31, -63, -64)
 #: Numbers that no multiplication, mask or shift treats in a special way.
 PLAIN = (83, 107, 89, 53, 1237, 1483, 2789, 3463, 20011, 30011, 40013, 60013, 1234577, 300000007)
 FEW = 3  #: registers that are tried of those that instructions encode alike
-SMALL = 100  #: numbers in an interval of which some are tried from end to end
-ENOUGH = 2  #: samples besides the base in which a field must have the right value
-
-Values = tuple[int, ...]
-Variants = tuple[Stencil, Stencil | None]  #: near and far
-Fit = frozenset[int] | tuple[tuple[int, int], ...]
-
-
-@dataclass
-class Template:
-    """Code with holes for its groups. fits: for each group the registers it takes (a set), or intervals of
-    numbers. base: the sample that it was made of."""
-
-    variants: Variants
-    fits: list[Fit]
-    base: Values
-
-    @property
-    def cost(self) -> tuple[int, int]:
-        return cost(self.variants[0])
-
-    def takes(self, values: Values) -> bool:
-        return all(
-            value in fit if isinstance(fit, frozenset) else any(low <= value <= high for low, high in fit)
-            for value, fit in zip(values, self.fits, strict=True)
-        )
-
-
-def cost(stencil: Stencil) -> tuple[int, int]:
-    """What forms are ordered by: bytes of the hot block without the jump to NEXT, then instructions."""
-    hot = stencil.blocks[0]
-    return len(hot.code) - hot.tail, stencil.instructions
-
-
-@dataclass
-class Question:
-    """One shape with one choice of which operands are the same register. seen: what was compiled of it. ties: pairs of
-    groups -> a sample in which both are the same register. varied: bases whose registers were renamed. keys: of samples.
-    given_up: costs of samples that fit one choice of registers only. checks: samples in which everything is different. roots: what
-    renamed samples were compiled as. learned: bases with their templates made. late: registers to be added to a template
-    when a sample has come."""
-
-    shape: Shape
-    banks: tuple[str, ...]
-    base: Values
-    seen: dict[Values, Variants] = field(default_factory=dict)
-    ties: dict[tuple[int, int], Values] = field(default_factory=dict)
-    templates: list[Template] = field(default_factory=list)
-    keys: dict[Values, str] = field(default_factory=dict)
-    varied: set[Values] = field(default_factory=set)
-    given_up: set[tuple[int, int]] = field(default_factory=set)
-    checks: set[Values] = field(default_factory=set)
-    roots: dict[Values, Values] = field(default_factory=dict)
-    learned: set[Values] = field(default_factory=set)
-    late: list[tuple[Template, int, Values]] = field(default_factory=list)
-    bases: list[Values] = field(default_factory=list)
 
 
 class Batch(NamedTuple):
@@ -159,7 +119,9 @@ class Learner:
     def may_be_equal(shape: Shape, first: int, second: int) -> bool:
         """Whether equal operands are looked at: where there are many registers, only a result equal to one input."""
         kinds = {shape.operands[shape.group.index(group)].kind for group in (first, second)}
-        used = [group for group, pick in zip(shape.group, shape.picks, strict=True) if pick.kind in ("r", "f")]
+        used = [
+            group for group, pick in zip(shape.group, shape.picks, strict=True) if pick.kind in ("r", "f")
+        ]
         return len(used) <= MOST_MIXED or ("out" in kinds and len(set(used)) == len(used))
 
     def base_of(self, shape: Shape, banks: tuple[str, ...]) -> Values:
@@ -192,7 +154,7 @@ class Learner:
         """A few numbers of an interval that are not special."""
         low, high = pick.low, pick.high
         if high - low < SMALL:
-            return [*range(low + 5, high, 6)][:4] + [low, high]
+            return [*list(range(low + 5, high, 6))[:4], low, high]
         found = [n for n in PLAIN if n < high and n > high >> 20]
         found += [-n for n in PLAIN if -n > low and n > -low >> 20]
         return [found[0], found[len(found) // 2 - 1], found[len(found) // 3], *found[-2:]]
@@ -250,7 +212,9 @@ class Learner:
             return
         used = layout.uses(self.target.syntax, self.sections[question.keys[base]])
         own = {(bank, value) for bank, value in zip(question.banks, base, strict=True)}
-        pairs = [pair for pair in zip(question.banks, values, strict=True) if pair[0] != "n" and pair not in own]
+        pairs = [
+            pair for pair in zip(question.banks, values, strict=True) if pair[0] != "n" and pair not in own
+        ]
         if any((bank, self.registers.number(bank, value)) in used for bank, value in pairs):
             return
         mapping = {
@@ -359,7 +323,10 @@ class Learner:
         for first, second in itertools.permutations(range(len(base)), 2):
             fit, other = template.fits[first], template.fits[second]
             if question.banks[first] == question.banks[second] != "n" and base[second] not in fit:
-                spare = next((v for v in sorted(other) if v not in base), None)
+                free = (
+                    v for v in self.order(question.banks[second]) if v in taken_by(other) and v not in base
+                )
+                spare = next(free, None)
                 if spare is None and self.may_tie(question, template, *sorted((first, second))):
                     spare = base[second]
                 if spare is not None:
@@ -373,7 +340,7 @@ class Learner:
         """Take the registers for which the answers have come."""
         for template, group, values in question.late:
             if self.fields.reproduces(template, question, values, self.registers):
-                template.fits[group] = template.fits[group] | {values[group]}
+                template.fits[group] = taken_by(template.fits[group]) | {values[group]}
         question.late = []
 
     def holds(self, question: Question, template: Template) -> bool:
@@ -401,7 +368,9 @@ class Learner:
                 bank = question.banks[group]
                 own = {v for v, other in zip(base, question.banks, strict=True) if other == bank}
                 for alike in self.classes[bank]:
-                    free = {v for v in alike if v in own or (bank, self.registers.number(bank, v)) not in used}
+                    free = {
+                        v for v in alike if v in own or (bank, self.registers.number(bank, v)) not in used
+                    }
                     if tried & free and tried & free <= fit:
                         fit = fit | free
                 template.fits[group] = fit
@@ -411,7 +380,11 @@ class Learner:
         sample = question.seen[values]
         return any(
             self.fields.reproduces(template, question, values, self.registers)
-            or (template.takes(values) and template.cost <= cost(sample[0]) and distinct(question.banks, values))
+            or (
+                template.takes(values)
+                and template.cost <= cost(sample[0])
+                and distinct(question.banks, values)
+            )
             for template in question.templates
         )
 
@@ -432,7 +405,9 @@ class Learner:
 
     def forms_of(self, question: Question, template: Template) -> Iterator[Form]:
         """A template as forms of the operation: one for each choice of intervals."""
-        choices = [(fit,) if isinstance(fit, frozenset) else fit for fit in template.fits]
+        choices: list[tuple[Registered | Interval, ...]] = [
+            (fit,) if isinstance(fit, frozenset) else fit for fit in template.fits
+        ]
         same, differ = self.pairs(question, template)
         shape = question.shape
         for chosen in itertools.product(*choices):
@@ -461,7 +436,6 @@ class Learner:
         ]
         return tuple(same), tuple(differ)
 
-
     def may_tie(self, question: Question, template: Template, first: int, second: int) -> bool:
         """Whether a template also holds where two of its groups are the same register."""
         tie = question.ties.get((first, second))
@@ -470,321 +444,3 @@ class Learner:
             for other in question.templates
             if self.root(question, other) == self.root(question, template)
         )
-
-
-NOTHING: Variants = (Stencil(()), None)
-
-
-def banks_of(shape: Shape) -> tuple[str, ...]:
-    """For each group its bank, or `n` for a number."""
-    found: dict[int, str] = {}
-    for group, pick in zip(shape.group, shape.picks, strict=True):
-        if group >= 0:
-            found[group] = pick.kind if pick.kind in "rf" else "n"
-    return tuple(found[group] for group in sorted(found))
-
-
-def general(template: Template, banks: tuple[str, ...]) -> bool:
-    """Whether a template is for more than one choice of many registers."""
-    sets = [fit for fit in template.fits if isinstance(fit, frozenset)]
-    return len(sets) < MOST_MIXED or any(len(fit) > 1 for fit in sets)
-
-
-def exchanged(banks: tuple[str, ...], values: Values, group: int, value: int) -> Values:
-    """`values` with one group changed; who has that register already takes the one that is given up."""
-    return tuple(
-        value
-        if index == group
-        else values[group]
-        if banks[index] == banks[group] != "n" and old == value
-        else old
-        for index, old in enumerate(values)
-    )
-
-
-def merged(shape: Shape, first: int, second: int) -> Shape:
-    """The shape with two groups that are one."""
-    group = tuple(first if g == second else g - (g > second) for g in shape.group)
-    return replace(shape, group=group)
-
-
-def distinct(banks: tuple[str, ...], values: Values) -> bool:
-    used = [pair for pair in zip(banks, values, strict=True) if pair[0] != "n"]
-    return len(set(used)) == len(used)
-
-
-def meet(first: Fit, second: Fit) -> bool:
-    return not (isinstance(first, frozenset) and isinstance(second, frozenset)) or bool(first & second)
-
-
-def learned_accept(pick: Pick, fit: frozenset[int] | tuple[int, int]) -> Accept:
-    """The operands that one choice stands for."""
-    if isinstance(fit, frozenset):
-        return Accept(pick.kind, 0, 0, 1, sum(1 << index for index in fit))
-    return pick.accept._replace(low=fit[0], high=fit[1])
-
-
-# ---- fields in bytes
-
-
-class Fields:
-    """Finds and fills the fields that a target knows."""
-
-    def __init__(self, target: Target) -> None:
-        self.target, self.fields = target, target.fields
-        self.order = target.byteorder
-        self.step = target.code_align
-        names = (*target.register_fields, *target.number_fields)
-        self.masks = {name: self.bits(self.fields[name], -1) for name in names}
-        self.sizes = {name: self.fields[name].size for name in names}
-        self.guards = target.guards
-
-    @staticmethod
-    def bits(fld: Field, value: int) -> int:
-        """The bits of a unit in which a value is written."""
-        total = value + fld.carry if value != -1 else -1
-        return sum(((total >> source & (1 << width) - 1) << place) for source, width, place in fld.bits)
-
-    @cache  # noqa: B019 - one for each build
-    def pattern(self, name: str, addend: int, value: int) -> int | None:
-        """The bits that a field has for a value; None if it cannot."""
-        fld = self.fields[name]
-        inner = -(value + addend) if fld.formula is Formula.NEGATED else value + addend
-        if not fld.fits(inner):
-            return None
-        total = inner + fld.carry
-        return sum(((total >> source & (1 << width) - 1) << place) for source, width, place in fld.bits)
-
-    def template(self, question: Question, base: Values, registers: Registers) -> Template | None:
-        """What a base and the samples around it say; None where a number stays unexplained."""
-        sample = question.seen[base]
-        around: list[list[tuple[int, Variants]]] = [[] for _ in base]
-        for values, seen in question.seen.items():
-            changed = [group for group, (a, b) in enumerate(zip(base, values, strict=True)) if a != b]
-            if len(changed) == 1 and same_shape(sample, seen):
-                around[changed[0]].append((values[changed[0]], seen))
-        near = self.with_holes(question, base, sample[0], [[(v, s[0]) for v, s in g] for g in around], registers)
-        far = None
-        if sample[1] is not None:
-            far_around = [[(v, s[1]) for v, s in g if s[1] is not None] for g in around]
-            far = self.with_holes(question, base, sample[1], far_around, registers)
-        template = Template((near, far), [frozenset()] * len(base), base)
-        for group, bank in enumerate(question.banks):
-            fit = self.fit(question, template, base, group, bank, registers)
-            if fit is None:
-                return None
-            template.fits[group] = fit
-        return template
-
-    def fit(
-        self, question: Question, template: Template, base: Values, group: int, bank: str, registers: Registers
-    ) -> Fit | None:
-        """The values of a group for which the template reproduces the compiler's code. None for a number that it does not
-        follow."""
-        good = [
-            values
-            for values in question.seen
-            if exchanged(question.banks, base, group, values[group]) == values
-            and self.reproduces(template, question, values, registers)
-        ]
-        if bank != "n":
-            return frozenset(values[group] for values in good)
-        if len(good) <= ENOUGH:
-            return None
-        pick = next(p for p, g in zip(question.shape.picks, question.shape.group, strict=True) if g == group)
-        operand = question.shape.group.index(group)
-        low, high = believed(question, base, group, {values[group] for values in good}, pick)
-        across = 0
-        for variant in filter(None, template.variants):
-            for hole in (hole for block in variant.blocks for hole in block.holes):
-                if hole.what is What.OPERAND and hole.index == operand:
-                    fld = self.fields[hole.field]
-                    low, high = narrowed(fld, hole.addend, low, high)
-                    if hole.addend in (1, -1) and fld.formula is not Formula.NEGATED:
-                        across = hole.addend
-        return sides(low, high, across)
-
-    def with_holes(
-        self,
-        question: Question,
-        base: Values,
-        sample: Stencil,
-        around: list[list[tuple[int, Stencil]]],
-        registers: Registers,
-    ) -> Stencil:
-        """The sample with holes where its registers and numbers are."""
-        blocks = []
-        groups = sorted(range(len(around)), key=lambda group: question.banks[group] != "n")  # numbers first
-        for index, block in enumerate(sample.blocks):
-            holes = list(block.holes)
-            for group in groups:
-                codes = [(value, stencil.blocks[index].code) for value, stencil in around[group]]
-                holes += self.find(question, group, base[group], block._replace(holes=tuple(holes)), codes, registers)
-            blocks.append(block._replace(holes=tuple(sorted(holes, key=lambda h: (h.offset, h.field)))))
-        return sample._replace(blocks=tuple(blocks))
-
-    def find(
-        self,
-        question: Question,
-        group: int,
-        value: int,
-        block: Block,
-        variants: list[tuple[int, bytes]],
-        registers: Registers,
-    ) -> list[Hole]:
-        """The holes of one group in one block: fields that follow the value, and hold nothing else."""
-        code, varying = block.code, 0
-        for _, other in variants:
-            varying |= int.from_bytes(code, "little") ^ int.from_bytes(other, "little")
-        if not varying:
-            return []
-        bank = question.banks[group]
-        names = self.target.number_fields if bank == "n" else self.target.register_fields
-        number = (lambda v: v) if bank == "n" else (lambda v: registers.number(bank, v))
-        taken = 0
-        for hole in block.holes:
-            taken |= self.place(hole.field, hole.offset)
-        found: list[tuple[int, int, int, str, int]] = []
-        for name in names:
-            size, mask = self.sizes[name], self.masks[name]
-            guard, wanted = self.guards.get(name, (0, 0))
-            for offset in range(0, len(code) - size + 1, self.step):
-                if not varying >> 8 * offset & (1 << 8 * size) - 1 or taken & self.place(name, offset):
-                    continue
-                unit = self.unit(code, offset, size)
-                if unit & guard != wanted:
-                    continue
-                for addend in ADDENDS if bank == "n" else (0,):
-                    if self.pattern(name, addend, number(value)) != unit & mask:
-                        continue
-                    count = sum(
-                        self.pattern(name, addend, number(v)) == self.unit(other, offset, size) & mask
-                        for v, other in variants
-                    )
-                    if count >= min(ENOUGH, len(variants)):
-                        found.append((-count, -mask.bit_count(), offset, name, addend))
-        return self.choose(found, question.shape.group.index(group), varying)
-
-    def choose(
-        self, found: list[tuple[int, int, int, str, int]], operand: int, varying: int
-    ) -> list[Hole]:
-        """The fields that explain the bits that vary: first those that are right most often, then the wide ones."""
-        holes = []
-        taken = 0
-        for _, _, offset, name, addend in sorted(found):
-            mask = self.place(name, offset)
-            if mask & varying and not mask & taken:
-                varying &= ~mask
-                taken |= mask
-                holes.append(Hole(offset, name, What.OPERAND, operand, addend, offset))
-        return holes
-
-    @cache  # noqa: B019 - one for each build
-    def place(self, name: str, offset: int) -> int:
-        """The bits of a field as bits of the whole code, byte by byte."""
-        fld = self.fields[name]
-        mask = self.bits(fld, -1)
-        if self.order == "big":
-            mask = int.from_bytes(mask.to_bytes(fld.size, "big"), "little")
-        return mask << 8 * offset
-
-    def unit(self, code: bytes, offset: int, size: int) -> int:
-        return int.from_bytes(code[offset : offset + size], self.order)  # type: ignore[arg-type]
-
-    def reproduces(
-        self, template: Template, question: Question, values: Values, registers: Registers
-    ) -> bool:
-        """Whether the template, filled with these values, is what the compiler made."""
-        sample = question.seen[values]
-        return all(
-            (mine is None) == (theirs is None)
-            and (mine is None or theirs is None or self.same_code(mine, theirs, question, values, registers))
-            for mine, theirs in zip(template.variants, sample, strict=True)
-        )
-
-    def same_code(
-        self, mine: Stencil, theirs: Stencil, question: Question, values: Values, registers: Registers
-    ) -> bool:
-        """Compare block by block: the same code once the learned holes are filled, and the same other holes."""
-        if len(mine.blocks) != len(theirs.blocks):
-            return False
-        for block, other in zip(mine.blocks, theirs.blocks, strict=True):
-            if len(block.code) != len(other.code):
-                return False
-            filled = self.filled(block, question, values, registers)
-            if filled != other.code or others(block, question) != list(other.holes):
-                return False
-        return True
-
-    def filled(
-        self, block: Block, question: Question, values: Values, registers: Registers
-    ) -> bytes | None:
-        """The code of a block with its learned holes filled."""
-        code = bytearray(block.code)
-        for hole in block.holes:
-            group = question.shape.group[hole.index] if hole.what is What.OPERAND else -1
-            if group < 0:
-                continue
-            bank = question.banks[group]
-            value = values[group] if bank == "n" else registers.number(bank, values[group])
-            bits = self.pattern(hole.field, hole.addend, value)
-            if bits is None:
-                return None
-            size = self.sizes[hole.field]
-            unit = self.unit(code, hole.offset, size) & ~self.masks[hole.field] | bits
-            code[hole.offset : hole.offset + size] = unit.to_bytes(size, self.order)  # type: ignore[arg-type]
-        return bytes(code)
-
-
-def others(block: Block, question: Question) -> list[Hole]:
-    """The holes that relocations made."""
-    return [h for h in block.holes if h.what is not What.OPERAND or question.shape.group[h.index] < 0]
-
-
-def same_shape(first: Variants, second: Variants) -> bool:
-    """Whether two samples have blocks of the same lengths."""
-    for a, b in zip(first, second, strict=True):
-        if (a is None) != (b is None):
-            return False
-        if a and b and [len(x.code) for x in a.blocks] != [len(x.code) for x in b.blocks]:
-            return False
-    return True
-
-
-def believed(
-    question: Question, base: Values, group: int, good: set[int], pick: Pick
-) -> tuple[int, int]:
-    """The part of an interval that the samples speak for: up to where they are another code, or to zero if only numbers
-    of the other sign are, because these instructions do not extend it."""
-    tried = {
-        values[group]
-        for values in question.seen
-        if all(a == b or index == group for index, (a, b) in enumerate(zip(values, base, strict=True)))
-    }
-    start = base[group]
-    above = [value for value in tried - good if value > start]
-    below = [value for value in tried - good if value < start]
-    if pick.high - pick.low < SMALL:  # all that lies between was tried
-        return pick.low + (pick.low in below), pick.high - (pick.high in above)
-    high = pick.high if not above else -1 if start < 0 <= min(above) else max(v for v in good if v < min(above))
-    low = pick.low if not below else 0 if max(below) < 0 <= start else min(v for v in good if v > max(below))
-    return low, high
-
-
-def narrowed(fld: Field, addend: int, low: int, high: int) -> tuple[int, int]:
-    """The part of an interval that a field holds."""
-    if fld.formula is Formula.NEGATED:
-        return max(low, -fld.high - addend), min(high, -fld.low - addend)
-    return max(low, fld.low - addend), min(high, fld.high - addend)
-
-
-def sides(low: int, high: int, across: int) -> tuple[tuple[int, int], ...]:
-    """The parts of an interval in which a number and its neighbour are on the same side of zero. Where the compiler made
-    `a <= n - 1` of `a < n`, an unsigned comparison with 0 would turn into its opposite."""
-    if across == 0:
-        parts = [(low, high)]
-    elif across < 0:
-        parts = [(max(low, 1), high), (low, min(high, -1))]
-    else:
-        parts = [(max(low, 0), high), (low, min(high, -2))]
-    return tuple(part for part in parts if part[0] <= part[1])

@@ -209,7 +209,9 @@ def immediates(ctype: str, used: str, target: Target, learns: bool) -> Iterator[
             yield Pick("number", plain, bottom, min(high, bottom + 31))
     elif learns and plain[0] in "iu" and int(plain[1:]) >= 16:
         bits = int(plain[1:])
-        least = low if plain[0] == "i" or bits not in (32, 64) else -(1 << 31)  # two's complement of whole words
+        least = (
+            low if plain[0] == "i" or bits not in (32, 64) else -(1 << 31)
+        )  # two's complement of whole words
         for bottom, top in target.short[:1] if ctype == "disp" and target.wide else target.short:
             if max(bottom, least) < min(top, high):
                 yield Pick("number", "i64" if bits > 32 else "i32", max(bottom, least), min(top, high))
@@ -263,7 +265,12 @@ def sensible(
 
 def covered(pick: Pick, operand: Operand, target: Target) -> bool:
     """Whether short numbers are all that an immediate may be."""
-    if pick.kind != "imm" or pick.fixed is not None or pick.ctype in ("f32", "f64") or pick.ctype[0] not in "iu":
+    if (
+        pick.kind != "imm"
+        or pick.fixed is not None
+        or pick.ctype in ("f32", "f64")
+        or pick.ctype[0] not in "iu"
+    ):
         return False
     bits = int(pick.ctype[1:])
     return bits <= 6 or any(low <= pick.low and pick.high <= high for low, high in target.short)

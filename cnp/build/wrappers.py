@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from cnp.build.discover import INTEGERS, MOST_OPERANDS, SCALARS, Source
-from cnp.build.shapes import FLOATS, MOST_MIXED, REGISTER, VALUES, Shape, layout
+from cnp.build.shapes import MOST_MIXED, REGISTER, VALUES, Shape, layout
 from cnp.target import Target
 
 HEADER_BYTES = 32
@@ -88,6 +88,7 @@ ACCESS = r"""
     for name in SCALARS
 )
 
+
 class Sample(NamedTuple):
     """A shape with one value for each group that is to be learned: the index of a register or a number."""
 
@@ -119,9 +120,7 @@ class Calls(NamedTuple):
     natives: frozenset[str]
 
 
-def stencil_source(
-    source: Source, target: Target, samples: Iterable[Sample], called: Calls
-) -> str:
+def stencil_source(source: Source, target: Target, samples: Iterable[Sample], called: Calls) -> str:
     """The C text of some stencils of a vocabulary, and of the routines that all share."""
     printer = Printer(source, target, called)
     parts = [
@@ -259,9 +258,7 @@ class Stencil:
             kind, code = f"typedef CNP_CC cnp_word {c_name}_code({take});\n", f"{c_name}_code"
         self.code = code
         attributes = "__attribute__((noinline, used)) CNP_HIDDEN"
-        return (
-            f'{kind}{attributes} {code} {c_name} __asm__("{text}");\n{attributes} CNP_CC cnp_word {c_name}({take})'
-        )
+        return f'{kind}{attributes} {code} {c_name} __asm__("{text}");\n{attributes} CNP_CC cnp_word {c_name}({take})'
 
     def is_narrow(self, word: Word) -> bool:
         return word.field in self.narrow
@@ -333,7 +330,9 @@ class Pure(Stencil):
         name = item.name
         first = 0 if shape.operation == "br_" + name else 1
         inputs = [n for n, o in enumerate(self.operands) if o.kind.startswith("in") and n >= first]
-        values = " ".join(f"{self.operands[n].ctype} in{n} = {self.read_whole(n, len(inputs))};" for n in inputs)
+        values = " ".join(
+            f"{self.operands[n].ctype} in{n} = {self.read_whole(n, len(inputs))};" for n in inputs
+        )
         asked = inputs[: len(item.operands) - 1]
         names = ", ".join(f"in{number}" for number in asked)
         go_on = self.tail("cnp_to_next", self.back({}))
@@ -351,7 +350,6 @@ class Pure(Stencil):
         go_on = self.tail("cnp_to_next", self.back(changed))
         return f"{values} {trap} {self.operands[0].ctype} cnp_out = {value}; {store} {go_on}"
 
-
     def read_whole(self, number: int, count: int) -> str:
         """An input; where there are many, the compiler must not choose between the addresses of two slots."""
         pick = self.picks[number]
@@ -368,7 +366,7 @@ class Body(Stencil):
         self.part = part
 
     def text(self) -> str:
-        shape, item, called = self.shape, self.shape.declaration, self.printer.called
+        item, called = self.shape.declaration, self.printer.called
         name = item.name if self.part == "hot" else f"{item.name}_slow"
         calls, native = name in called.helpers, name in called.natives
         reads = " ".join(

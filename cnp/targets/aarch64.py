@@ -194,7 +194,6 @@ def uses(mnemonic: str, arguments: str) -> frozenset[tuple[str, int]]:
     return frozenset(("r" if letter in "xw" else "f", int(number)) for letter, number in found)
 
 
-
 def rename(line: str, registers: Mapping[tuple[str, int], int]) -> str | None:
     """The line with other registers: (bank, number) -> number."""
 
@@ -237,7 +236,8 @@ TARGET = Target(
         "-ffixed-x18",  # the platform's: stencils are then not tied to one
         "-mno-outline-atomics",
         "-DCNP_MINIMUM",  # fmin: a NaN wins, and -0 is less than 0
-        "-fno-strict-float-cast-overflow", "-DCNP_CASTS_SATURATE",  # what fcvtzs and fcvtzu do
+        "-fno-strict-float-cast-overflow",
+        "-DCNP_CASTS_SATURATE",  # what fcvtzs and fcvtzu do
         "-mbranch-protection=none",  # no landing pads: some clangs put them everywhere
     ),
     ints=16,

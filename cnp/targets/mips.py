@@ -172,7 +172,6 @@ def uses(mnemonic: str, arguments: str) -> frozenset[tuple[str, int]]:
     return frozenset(("f" if bank else "r", int(number)) for bank, number in found)
 
 
-
 def rename(line: str, registers: Mapping[tuple[str, int], int]) -> str | None:
     """The line with other registers: (bank, number) -> number."""
 

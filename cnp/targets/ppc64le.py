@@ -234,7 +234,6 @@ def uses(mnemonic: str, arguments: str) -> frozenset[tuple[str, int]]:
     return frozenset(("r" if bank == "r" else "f", int(number)) for bank, number in found)
 
 
-
 def rename(line: str, registers: Mapping[tuple[str, int], int]) -> str | None:
     """The line with other registers: (bank, number) -> number."""
 

@@ -116,7 +116,10 @@ def stack(mnemonic: str, arguments: str) -> int | None:
 
 
 #: Names of the parts of each register: 64, 32, 16 and 8 bits.
-PARTS = [(f"r{n}", f"e{n}", n, f"{n[0]}l" if n[1] == "x" else f"{n}l") for n in "ax cx dx bx sp bp si di".split()]
+PARTS = [
+    (f"r{n}", f"e{n}", n, f"{n[0]}l" if n[1] == "x" else f"{n}l")
+    for n in ["ax", "cx", "dx", "bx", "sp", "bp", "si", "di"]
+]
 PARTS += [(f"r{n}", f"r{n}d", f"r{n}w", f"r{n}b") for n in range(8, 16)]
 NUMBERED = {name: (number, part) for number, names in enumerate(PARTS) for part, name in enumerate(names)}
 HIGH = {"ah": 0, "ch": 1, "dh": 2, "bh": 3}  #: bytes that only these registers have
@@ -177,6 +180,7 @@ SYNTAX = Syntax(
     short_branch=SHORT_BRANCH,
 )
 
+
 def shorten(block: Block, slots: frozenset[int]) -> Block | None:
     """The code with disp8 instead of disp32 for these slots, None if it has none. No jump of the code goes across them.
     A slot is always [rdi + disp32]:
@@ -209,7 +213,14 @@ TARGET = Target(
     triple="x86_64-unknown-linux-gnu",
     machine=62,
     byteorder="little",
-    cflags=("-march=x86-64-v2", "-mno-red-zone", "-fno-pic", "-mcmodel=small", "-DCNP_NO_FMA", "-DCNP_C_INTEGERS=6"),
+    cflags=(
+        "-march=x86-64-v2",
+        "-mno-red-zone",
+        "-fno-pic",
+        "-mcmodel=small",
+        "-DCNP_NO_FMA",
+        "-DCNP_C_INTEGERS=6",
+    ),
     ints=10,
     floats=8,
     frame_position=4,
