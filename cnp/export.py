@@ -3,8 +3,8 @@
     Library --tables--> sections of plain rows --printer--> text
 
 A section is a list of rows of one shape; rows name other rows by their number, or by (first, count) where they own
-several in a sequence. The four printers know nothing but sections, so that all outputs say the same
-(docs/export.md explains every column).
+several in a sequence; equal sequences are there once. The four printers know nothing but sections, so that all
+outputs say the same (docs/export.md explains every column).
 """
 
 from __future__ import annotations
@@ -19,11 +19,14 @@ from cnp import __version__
 from cnp import frame as layout
 from cnp.errors import OperandError
 from cnp.library import Library
+from cnp.operands import Register
 from cnp.plan import STUBS
 from cnp.stencil import Accept, Block, Form, Leave, Operation, Stencil, What
 from cnp.target import Formula
 
-FORMAT = 1
+FORMAT = 2
+
+WORD = 1 << 64
 
 #: How a cell of a column is to be read. RANGE: (first, count) of rows of the section that the column is called after.
 NUMBER, UNSIGNED, LIMIT, FLAG = "number", "unsigned", "limit", "flag"  # i64, u32, u64, bool
@@ -73,15 +76,19 @@ class Collector:
         self.library, self.target = library, library.target
         n, u, t, r = NUMBER, UNSIGNED, TEXT, RANGE
         self.fields = Section("fields", "field", (
-            ("name", t), ("size", u), ("formula", u), ("bits", r), ("low", n), ("high", LIMIT), ("align", u),
+            ("name", t), ("size", u), ("formula", u), ("bits", r), ("low", n), ("span", LIMIT), ("align", u),
             ("carry", LIMIT), ("jump", FLAG)))  # fmt: skip
         self.bits = Section("bits", "part", (("from", u), ("width", u), ("to", u)))
         self.holes = Section("holes", "hole", (
             ("offset", u), ("field", u), ("what", u), ("index", u), ("addend", n), ("place", n)))  # fmt: skip
         self.blocks = Section("blocks", "block", (("code", BYTES), ("tail", u), ("align", u), ("holes", r)))
-        self.stencils = Section("stencils", "stencil", (("blocks", r), ("stack", u)))
-        self.accepts = Section("accepts", "accept", (("kind", t), ("low", n), ("high", LIMIT), ("align", u)))
-        self.forms = Section("forms", "form", (("accepts", r), ("near", n), ("far", n)))
+        self.stencils = Section("stencils", "stencil", (("blocks", r), ("stack", u), ("instructions", u)))
+        self.accepts = Section("accepts", "accept", (
+            ("kind", t), ("low", n), ("span", LIMIT), ("align", u), ("mask", u)))  # fmt: skip
+        pair = (("first", u), ("second", u))
+        self.same, self.differ = Section("same", "pair", pair), Section("differ", "pair", pair)
+        self.forms = Section("forms", "form", (
+            ("accepts", r), ("same", r), ("differ", r), ("feature", t), ("near", n), ("far", n)))  # fmt: skip
         self.operands = Section("operands", "operand", (("kind", t), ("ctype", t), ("name", t)))
         self.operations = Section("operations", "operation", (
             ("name", t), ("operands", r), ("forms", r), ("calls", FLAG), ("line", u)))  # fmt: skip
@@ -91,9 +98,13 @@ class Collector:
         self.leaves = Section("leaves", "leave", (("name", t), ("stub", n)))
         members = (("name", t), ("offset", n), ("size", u))
         self.state = Section("state", "word", (*members, ("ctype", t)))
+        self.registers = Section("registers", "register", (
+            ("bank", t), ("index", u), ("number", n), ("home", n)))  # fmt: skip
         self.header = Section("header", "member", members)
         self.context = Section("context", "member", members)
         self.numbers = {name: number for number, name in enumerate(self.target.fields)}
+        self.spans: dict[tuple[str, tuple[tuple[Cell, ...], ...]], tuple[int, int]] = {}
+        self.made: dict[Stencil, int] = {}
 
     def collect(self) -> Exported:
         library = self.library
@@ -111,8 +122,9 @@ class Collector:
             self.imports.add(item.name, item.signature)
         self.frames()
         sections = (
-            self.operations, self.operands, self.forms, self.accepts, self.stencils, self.blocks, self.holes, self.fields,
-            self.bits, self.routines, self.leaves, self.constants, self.imports, self.state, self.header, self.context,
+            self.operations, self.operands, self.forms, self.accepts, self.same, self.differ, self.stencils, self.blocks,
+            self.holes, self.fields, self.bits, self.routines, self.leaves, self.constants, self.imports, self.state,
+            self.registers, self.header, self.context,
         )  # fmt: skip
         vocabulary = Path(str(library.facts["source"])).stem
         return Exported(identifier(f"{vocabulary}_{self.target.name}"), self.once(vocabulary), sections)
@@ -124,14 +136,17 @@ class Collector:
             for piece in fld.bits:
                 self.bits.add(*piece)
             self.fields.add(
-                name, fld.size, int(fld.formula), (first, len(fld.bits)), fld.low, fld.high, fld.align,
-                fld.carry, fld.jump,
+                name, fld.size, int(fld.formula), (first, len(fld.bits)), *interval(fld.low, fld.high),
+                fld.align, fld.carry, fld.jump,
             )  # fmt: skip
 
     def frames(self) -> None:
-        """Where the words of a frame's header and of a context lie."""
+        """Where the words of a frame's header, the registers among them, and of a context lie."""
         for item in self.library.state:
             self.state.add(item.name, item.offset - self.library.header_size, item.size, item.ctype)
+        for bank, numbers in self.library.registers.items():
+            for index, number in enumerate(numbers):
+                self.registers.add(bank, index, number, self.library.home(Register(bank, index)))
         for name, offset, size in members(layout.HEADER_FIELDS, layout.HEADER):
             self.header.add(name, offset - layout.HEADER_SIZE, size)
         for name, offset, size in members(layout.CONTEXT_FIELDS, layout.CONTEXT):
@@ -165,23 +180,44 @@ class Collector:
         self.operations.add(operation.name, span(operands), span(forms), operation.calls, operation.line)
 
     def form(self, form: Form) -> int:
-        accepts = [self.accept(accept) for accept in form.accepts]
+        accepts = self.shared(self.accepts, [accept_cells(accept) for accept in form.accepts])
+        same, differ = self.shared(self.same, form.same), self.shared(self.differ, form.differ)
         near = self.stencil(form.near)
-        return self.forms.add(span(accepts), near, self.stencil(form.far) if form.far else -1)
-
-    def accept(self, accept: Accept) -> int:
-        return self.accepts.add(accept.kind, accept.low, accept.high, accept.align)
+        return self.forms.add(
+            accepts, same, differ, form.feature, near, self.stencil(form.far) if form.far else -1
+        )
 
     def stencil(self, stencil: Stencil) -> int:
-        blocks = [self.block(block) for block in stencil.blocks]
-        return self.stencils.add(span(blocks), stencil.stack)
+        """The row of a stencil, which forms share."""
+        if stencil not in self.made:
+            blocks = span([self.block(block) for block in stencil.blocks])
+            self.made[stencil] = self.stencils.add(blocks, stencil.stack, stencil.instructions)
+        return self.made[stencil]
 
     def block(self, block: Block) -> int:
         holes = [
-            self.holes.add(h.offset, self.numbers[h.field], int(h.what), h.index, h.addend, h.place)
-            for h in block.holes
+            (h.offset, self.numbers[h.field], int(h.what), h.index, h.addend, h.place) for h in block.holes
         ]
-        return self.blocks.add(block.code, block.tail, block.align, span(holes))
+        return self.blocks.add(block.code, block.tail, block.align, self.shared(self.holes, holes))
+
+    def shared(self, section: Section, wanted: Sequence[tuple[Cell, ...]]) -> tuple[int, int]:
+        """The rows of a sequence as (first, count). A sequence that is there already is not added again."""
+        key = section.name, tuple(wanted)
+        if key not in self.spans:
+            self.spans[key] = span([section.add(*cells) for cells in wanted])
+        return self.spans[key]
+
+
+def accept_cells(accept: Accept) -> tuple[Cell, ...]:
+    return (accept.kind, *interval(accept.low, accept.high), accept.align, accept.mask)
+
+
+def interval(low: int, high: int) -> tuple[int, int]:
+    """The values low … high as (low, span), modulo 2^64: an i64 and a u64, whatever the signs of both are.
+
+    A 64-bit value, signed or not, lies within where (value - low) mod 2^64 <= span.
+    """
+    return (low + (WORD >> 1)) % WORD - (WORD >> 1), min(high - low, WORD - 1)
 
 
 def span(numbers: Sequence[int]) -> tuple[int, int]:

@@ -11,7 +11,7 @@ import itertools
 import struct
 from collections.abc import Callable, Mapping, Sequence
 
-from cnp.errors import StateError, SymbolError
+from cnp.errors import LibraryError, StateError, SymbolError
 from cnp.library import Library
 from cnp.operands import Cell, Label, Register, Slot, Symbol, Table, Value
 from cnp.program import Op, Program
@@ -146,6 +146,8 @@ class Cases:
 
     def _words(self, library: Library, name: str) -> tuple[int, ...]:
         code = library.routine(name).code
+        if len(code) % 4:
+            raise LibraryError(f"{library.path}: its table {name} has {len(code)} bytes", path=library.path)
         return struct.unpack(f"{self.mark}{len(code) // 4}I", code)
 
     def of(self, op: Op) -> tuple[int, int]:

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import re
 import shutil
+import struct
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ import pytest
 from cnp import frame as layout
 from cnp import host, runtime, targets
 from cnp.errors import OperandError
-from cnp.export import export, tables
+from cnp.export import LIMIT, NUMBER, UNSIGNED, export, interval, tables
 from cnp.library import Library
+from cnp.operands import Register
 from cnp.stencil import Accept, Block, Constant, Form, Hole, Import, Leave, Operand, Operation, Stencil, What
 from cnp.target import Field, Formula
 from tests.support import every_target, need
@@ -75,13 +77,20 @@ class Reader:
 
     def form(self, row: dict[str, Any]) -> Form:
         accepts = tuple(
-            Accept(a["kind"], a["low"], a["high"], a["align"]) for a in self.rows("accepts", row["accepts"])
+            Accept(a["kind"], a["low"], a["low"] + a["span"], a["align"], a["mask"])
+            for a in self.rows("accepts", row["accepts"])
         )
-        return Form(accepts, self.stencil(row["near"]), self.stencil(row["far"]) if row["far"] >= 0 else None)
+        same, differ = (
+            tuple((pair["first"], pair["second"]) for pair in self.rows(name, row[name]))
+            for name in ("same", "differ")
+        )
+        far = self.stencil(row["far"]) if row["far"] >= 0 else None
+        return Form(accepts, self.stencil(row["near"]), far, same, differ, row["feature"])
 
     def stencil(self, number: int) -> Stencil:
         row = self.table["stencils"][number]
-        return Stencil(tuple(self.block(block) for block in self.rows("blocks", row["blocks"])), row["stack"])
+        blocks = tuple(self.block(block) for block in self.rows("blocks", row["blocks"]))
+        return Stencil(blocks, row["stack"], row["instructions"])
 
     def block(self, row: dict[str, Any]) -> Block:
         holes = tuple(
@@ -100,7 +109,8 @@ class Reader:
     def field(self, row: dict[str, Any]) -> Field:
         bits = tuple((b["from"], b["width"], b["to"]) for b in self.rows("bits", row["bits"]))
         return Field(
-            row["size"], Formula(row["formula"]), bits, row["low"], row["high"], row["align"], row["carry"], jump=row["jump"]
+            row["size"], Formula(row["formula"]), bits, row["low"], row["low"] + row["span"], row["align"], row["carry"],
+            jump=row["jump"],
         )  # fmt: skip
 
 
@@ -121,8 +131,9 @@ def test_json_holds_the_rest(target: str) -> None:
     for row, (name, known) in zip(table["fields"], machine.fields.items(), strict=True):
         read = reader.field(row)
         assert row["name"] == name
-        for part in ("size", "formula", "bits", "low", "high", "align", "carry", "jump"):
+        for part in ("size", "formula", "bits", "low", "align", "carry", "jump"):
             assert getattr(read, part) == getattr(known, part), (name, part)
+        assert read.high == min(known.high, known.low + (1 << 64) - 1)  # no 64-bit value lies beyond
     routines = {row["name"]: reader.block(table["blocks"][row["block"]]) for row in table["routines"]}
     assert routines == {name: original.routine(name) for name in original.routine_names}
     assert reader.block(table["blocks"][facts["veneer"]]) == machine.veneer
@@ -135,6 +146,53 @@ def test_json_holds_the_rest(target: str) -> None:
         facts["big_endian"] == (machine.byteorder == "big") and facts["header_size"] == original.header_size
     )
     assert table["enumerations"]["what"] == {item.name.lower(): item for item in What}
+    assert table["enumerations"]["formula"] == {item.name.lower(): item for item in Formula}
+
+
+@every_target
+def test_json_holds_the_registers(target: str) -> None:
+    original = library(target)
+    table = json.loads(export(original, "json"))
+    words = {row["name"]: row["offset"] for row in table["state"]}
+    found = {}
+    for row in table["registers"]:
+        register = Register(row["bank"], row["index"])
+        found[register] = row["number"] if row["number"] >= 0 else None
+        assert row["home"] == original.home(register) == words[f"{row['bank']}{row['index']}"]
+    assert found == {
+        Register(bank, index): original.number(Register(bank, index))
+        for bank, numbers in original.registers.items()
+        for index in range(len(numbers))
+    }
+
+
+@every_target
+def test_numbers_fit_the_types_of_their_columns(target: str) -> None:
+    """C takes -1 for a uint64_t in silence, and a grammar sees no types at all."""
+    limits = {NUMBER: (-(1 << 63), (1 << 63) - 1), UNSIGNED: (0, (1 << 32) - 1), LIMIT: (0, (1 << 64) - 1)}
+    exported = tables(library(target))
+    for section in (exported.facts, *exported.sections):
+        for number, (name, kind) in enumerate(section.columns):
+            if kind in limits:
+                low, high = limits[kind]
+                assert all(low <= row[number] <= high for row in section.rows), (section.name, name)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [
+        (0, 0), (-1, -1), (-128, 127), (-32768, -2), (1 << 63, (1 << 64) - 1), (0, (1 << 64) - 1),
+        (-(1 << 63), (1 << 63) - 1), (-(1 << 63), (1 << 64) - 1),
+    ],
+)  # fmt: skip
+def test_an_interval_holds_what_lies_within(low: int, high: int) -> None:
+    """Signed or unsigned: a value is in it if one of its two readings is."""
+    start, span = interval(low, high)
+    for edge in (0, -1, 1 << 63, low, high):
+        for value in (edge - 1, edge, edge + 1):
+            readings = (value % (1 << 64), value % (1 << 64) - (1 << 64))
+            inside = any(low <= reading <= high for reading in readings if reading >= -(1 << 63))
+            assert ((value - start) % (1 << 64) <= span) == inside, value
 
 
 @every_target
@@ -161,7 +219,9 @@ def test_layouts_are_those_that_runs_use(target: str) -> None:
         data = bytearray(size)
         for number, row in enumerate(table[section], 1):
             at = start + row["offset"]
-            data[at : at + row["size"]] = number.to_bytes(row["size"], order)  # type: ignore[arg-type]
+            ctype = row.get("ctype", f"u{8 * row['size']}")
+            kind = ("<" if order == "little" else ">") + layout.FORMATS[ctype]
+            struct.pack_into(kind, data, at, number)
         found = read(bytes(data))
         assert {row["name"]: found[row["name"]] for row in table[section]} == {
             row["name"]: number for number, row in enumerate(table[section], 1)
@@ -200,10 +260,10 @@ def patcher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("a", "b", "said"),
     [
-        (5, 3, "returned 2666"),
-        (-7, 2, "returned -2500"),
-        (1 << 40, -1, f"returned {-((1 << 40) - 1) * 1000}"),
-        (9, 0, "trap 2 at operation 2"),
+        (5, 3, "returned 2665"),
+        (-7, 2, "returned -2501"),
+        (1 << 40, -1, f"returned {-((1 << 40) - 1) * 1000 - 1}"),
+        (9, 0, "trap 2 at operation 3"),
     ],
 )
 def test_the_patcher_of_the_documentation(patcher: Path, a: int, b: int, said: str) -> None:

@@ -18,7 +18,7 @@ from cnp.build.extract import extract
 from cnp.build.layout import arrange
 from cnp.errors import BuildError
 from cnp.stencil import What
-from tests.oracle_build import EVERYTHING, OPS, TARGETS, made, tools
+from tests.oracle_build import EVERYTHING, OPS, REGISTERS, TARGETS, made, made_in_part, tools
 from tests.oracle_elf import parsed
 
 MIPS = ("mips64", "mips64el")
@@ -64,10 +64,10 @@ def by_lief(image: bytes) -> dict[str, list[tuple[int, int, str, int]]]:
 
 
 @pytest.mark.parametrize("name", TARGETS)
-@pytest.mark.parametrize("source", [EVERYTHING, OPS], ids=lambda path: path.stem)
+@pytest.mark.parametrize("source", [EVERYTHING, OPS, REGISTERS], ids=lambda path: path.stem)
 def test_lief_reads_the_same_sections_and_symbols(source: Path, name: str) -> None:
     lief = pytest.importorskip("lief")
-    for image in made(source, name).objects:
+    for image in made_in_part(source, name, 400, 20).objects:
         binary = lief.ELF.parse(list(image))
         _, ours = parsed(image)
         assert [(s.name, s.size, s.alignment) for s in binary.sections] == [
@@ -86,12 +86,12 @@ def test_lief_reads_the_same_sections_and_symbols(source: Path, name: str) -> No
 
 
 @pytest.mark.parametrize("name", [name for name in TARGETS if name not in MIPS])
-@pytest.mark.parametrize("source", [EVERYTHING, OPS], ids=lambda path: path.stem)
+@pytest.mark.parametrize("source", [EVERYTHING, OPS, REGISTERS], ids=lambda path: path.stem)
 def test_lief_reads_the_same_relocations(source: Path, name: str) -> None:
-    for image in made(source, name).objects:
+    for image in made_in_part(source, name, 400, 20).objects:
         ours = by_elftools(image)
         assert by_lief(image) == ours
-        assert sum(map(len, ours.values())) > 1
+        assert sum(map(len, ours.values())) > 0
 
 
 LINES = {"add": 12}

@@ -116,7 +116,6 @@ def make(job: Job) -> Made:
         compiler = Compiler(job, source, helpers, folder)
         units = interpreter.units(source, job.target, helpers.callers, helpers.natives)
         compiler.objects += [compile_plain(job, folder, unit) for unit in units]
-        interpreted = max(stack_usage(job, (folder / f"{unit.name}.su").read_text()) for unit in units)
         shapes = all_shapes(source, job.target)
         learner = Learner(shapes, job.target, registers(source, job.target), source.result)
         plain = [Sample(shape, 0) for shape in shapes if not shape.learned]
@@ -126,6 +125,7 @@ def make(job: Job) -> Made:
             learner.tell(stencils, compiler.sections)
             batch = learner.ask()
             stencils = compiler.compile(*batch) if any(batch) else {}
+        interpreted = max(stack_usage(job, (folder / f"{unit.name}.su").read_text()) for unit in units)
     extracted = compiler.extracted
     assert extracted is not None  # the first batch is never empty
     forms = learner.forms()
@@ -167,8 +167,8 @@ class Compiler:
         with ThreadPoolExecutor(2) as pool:  # clang runs in processes of its own
             made = list(pool.map(lambda part: self.one(*part), enumerate(portions, self.count)))
         self.count += len(portions)
-        objects = [*(self.objects if first else []), *(data for data, _ in made)]
-        objects += self.assemble_texts(texts)
+        objects = [data for data, _ in made]  # before the interpreters: faults are told of an operation
+        objects += [*self.assemble_texts(texts), *(self.objects if first else [])]
         known = [arranged for _, arranged in made]
         for arranged in known:
             self.head = self.head or arranged.head

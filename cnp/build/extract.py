@@ -117,8 +117,6 @@ class Reader:
         self.names = [section.name for section in self.sections]
         self.named = dict(zip(self.names, self.sections, strict=True))
         self.order = "<" if self.target.byteorder == "little" else ">"
-        self.symbols = self.read_symbols()
-        self.tails = self.marks()
 
     def read(self) -> None:
         if ENUM_E_MACHINE.get(self.elf["e_machine"]) != self.target.machine:
@@ -182,7 +180,8 @@ class Reader:
         tail = len(code) - self.tails.get(section.name, len(code))
         return Block(code, tuple(holes), tail, max(1, section["sh_addralign"]))
 
-    def marks(self) -> dict[str, int]:
+    @cached_property
+    def tails(self) -> dict[str, int]:
         """Where the tail of each section begins that has one."""
         return {
             self.names[place]: value
@@ -191,7 +190,8 @@ class Reader:
             if name.startswith(TAIL)
         }
 
-    def read_symbols(self) -> dict[int, list[tuple[str, int, int]]]:
+    @cached_property
+    def symbols(self) -> dict[int, list[tuple[str, int, int]]]:
         """The symbol tables by section number: name, number of the section (0: none), value. Unpacked in bulk: there is one
         symbol or more for each stencil."""
         entry = struct.Struct(f"{self.order}IBBHQQ")

@@ -258,7 +258,7 @@ def sensible(
     if any(pick.kind in ("r", "f") for pick in choice):
         wasted = any(pick.folded or covered(pick, operand, target) for pick, operand in pairs)
         reaches = bool(slots) and (not slots[0].wide or sum(o.kind in VALUES for o in operands) == 2)
-        mixed = len(slots) == 1 and reaches and mixes(operation, item, operands)
+        mixed = (len(slots) == 1 and reaches and mixes(operation, item, operands)) or writes_and_jumps(operands)
         return not wasted and (not slots or mixed)
     return not any(pick.kind == "number" for pick in choice)
 
@@ -274,6 +274,12 @@ def covered(pick: Pick, operand: Operand, target: Target) -> bool:
         return False
     bits = int(pick.ctype[1:])
     return bits <= 6 or any(low <= pick.low and pick.high <= high for low, high in target.short)
+
+
+def writes_and_jumps(operands: tuple[Operand, ...]) -> bool:
+    """Whether nothing can be composed: what an operation writes cannot be moved elsewhere behind a jump."""
+    kinds = {operand.kind for operand in operands}
+    return "out" in kinds and bool(kinds & {"label", "table"})
 
 
 def mixes(operation: str, item: Declaration, operands: tuple[Operand, ...]) -> bool:

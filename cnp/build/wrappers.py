@@ -420,11 +420,11 @@ class Body(Stencil):
         return f"CNP_TAIL_INDIRECT(S.cnp_to, {', '.join(give)});"
 
     def give_up(self, changed: dict[str, str]) -> str:
-        """The return; by way of the routine that stores the state where somebody wants to see it. Of a vocabulary with
-        registers nobody does: they are for what lies between."""
+        """The return; by way of the routine that stores the state where somebody wants to see it. Where all state
+        is registers nobody does: they are for what lies between."""
         store = " ".join(f"S.{word} = {value};" for word, value in changed.items() if word not in self.narrow)
         back = "return (cnp_word){ CNP_VALUE, (u64)cnp_frame };"
-        if any(REGISTER.fullmatch(name) for _, name in self.printer.source.state):
+        if self.printer.source.state and all(REGISTER.fullmatch(n) for _, n in self.printer.source.state):
             return f"{store} {back}"
         leave = self.tail("cnp_leave_return", self.give(changed))
         return f"{store} if (unlikely(CNP_HEADER(cnp_frame)->outer)) {{ CNP_CLOSE {leave} }} {back}"
