@@ -16,8 +16,7 @@ What differs:
   are: lld may take any place that holds the same bytes.
 * Short jumps between the parts of a stencil want them side by side. A few near variants are so long that this does not
   help in either order: no program uses them, and lld does not see them.
-* Several objects may define a routine, each for itself; the library has the last one. What names a routine gets it as
-  far away as any helper.
+* Several objects may define a routine, each for itself; the library has the last one. Each is compared where it is.
 * To lld a PowerPC function at address 0 is one that does not exist, and a branch to it goes nowhere.
 """
 
@@ -31,6 +30,7 @@ from pathlib import Path
 import pytest
 
 from cnp.build.driver import Made
+from cnp.build.extract import Extracted, extract
 from cnp.library import Library
 from cnp.stencil import Accept, Block, Hole, Leave, What
 from cnp.target import REGION_SIZE, Field, Formula, Target
@@ -41,7 +41,7 @@ ROUNDS = 20
 LEARNED_ROUNDS = 2  #: … of objects with so many stencils that each round has all kinds of them
 MANY = 250  #: stencils
 PLAIN, LEARNED = 400, 20  #: shapes of the portable operations that are compiled for this
-SAMPLES = 400  #: learned stencils of an object that are compared
+SAMPLES = 200  #: learned stencils of an object that are compared
 PART_REACH = 2048  #: bytes within which the parts of a stencil lie when they are placed at random
 WORD = 1 << 64
 
@@ -69,6 +69,15 @@ def templates(built: Made, library: Library) -> dict[str, Template]:
     for name in library.routine_names:
         found[f".text.{name}"] = Template(f".text.{name}", library.routine(name), (), ())
     return found
+
+
+def routines_of(built: Made, image: bytes, target: Target) -> dict[str, Template]:
+    """The routines of an object as they are read in it, by section."""
+    names = {section for section in code_sections(image) if section.startswith(".text.")}
+    read = built.extracted
+    again = Extracted({}, dict(read.routines), list(read.constants), list(read.imports), dict(read.places))
+    routines = extract([image], target, {}, result=again).routines if names else {}
+    return {section: Template(section, routines[section.removeprefix(".text.")], (), ()) for section in names}
 
 
 def origin(section: str) -> str:
@@ -324,10 +333,10 @@ def differences(
     unseen = {part for hot, fitting in orders.items() if not fitting for part in found[hot].siblings}
     assert len(unseen) < len(found) / 10
     seen, every = set(), set()
-    last = {s: image for image in built.objects for s in code_sections(image) if s.startswith(".text.")}
     for image in built.objects:
         all_sizes = code_sections(image)
-        own = {s: found[s] for s in all_sizes if last.get(s, image) is image and not s.startswith(".rodata")}
+        known = found | routines_of(built, image, library.target)
+        own = {section: known[section] for section in all_sizes if not section.startswith(".rodata")}
         mine = {section: own[section] for section in sorted(fair(own, dice) - unseen)}
         sizes = {s: size for s, size in all_sizes.items() if s in mine or s.startswith(".rodata")}
         every |= set(own)
@@ -403,7 +412,7 @@ def test_the_comparison_sees_a_wrong_template(
 @pytest.mark.parametrize("name", TARGETS)
 def test_the_comparison_sees_one_wrong_bit(name: str, tmp_path: Path) -> None:
     """In the first instruction of one learned sample, where no hole is."""
-    built = made_in_part(REGISTERS, name, 6, 3)
+    built = made_in_part(REGISTERS, name, 20, 12)
     found = templates(built, Library(built.file))
     spoiled = next(
         section

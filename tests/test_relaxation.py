@@ -16,9 +16,10 @@ from cnp.build.layout import arrange
 from cnp.foreign import Call, ForeignCode
 from cnp.library import Library
 from cnp.plan import EXACT_ROUNDS, Plan
+from cnp.runtime import installed
 from cnp.stencil import Block, Form, Hole, Stencil, What
 from cnp.target import Field, Formula
-from tests.oracle_build import OPS, TARGETS, everything, made
+from tests.oracle_build import TARGETS, everything
 from tests.support import runnable
 
 BASE = 0x10000
@@ -250,11 +251,13 @@ def test_chains_run(name: str) -> None:
 def test_a_comparison_of_integers_branches_once(name: str) -> None:
     """The branch that would fall through is inverted away: one exit to the label, none to the next operation but the
     tail, which disappears."""
-    library = Library(made(OPS, name).file)
+    library = Library.load(installed("ops", name))
     seen = [operation for operation in library.operations if operation.startswith(("br_i32_", "br_i64_"))]
     assert len(seen) >= 20
     for operation in seen:
         for form in library[operation].forms:
+            if form.same or any(accept[1:3] == (0, 0) and accept.kind not in "rf" for accept in form.accepts):
+                continue  # decided before it runs: a < a, an unsigned number below 0
             hot = form.near.blocks[0]
             kept = [hole for hole in hot.holes if hole.offset < len(hot.code) - hot.tail]
             exits = [hole.what for hole in kept if library.target.fields[hole.field].jump]

@@ -172,6 +172,8 @@ cnp_to_return: CNP_RETURN_HERE
 __asm__(".section .text.cnp.cases,\"ax\",@progbits\n\t.p2align 2\n@FIRST@\t.text\n");
 """
 
+OPTIONAL = "threaded"  #: the name of the unit that not every target has
+
 THREADED = r"""
 #define CNP_PLACED __attribute__((section(".text.cnp.threads"), used))
 __asm__(".section .text.cnp.threads,\"ax\",@progbits\n.Lcnp_threads:\n\t.text\n");
@@ -239,9 +241,7 @@ def units(source: Source, target: Target, callers: frozenset[str], natives: froz
     if has_threads(target):
         convention = "" if target.fastcc else target.convention
         text = filled(THREADED, {**marks, "@ENTRY@": ENTRY.replace("@NAME@", interpret.THREADED)})
-        found.append(
-            Unit("threaded", opening(source, thread_words(source, target), convention) + text, flags)
-        )
+        found.append(Unit(OPTIONAL, opening(source, thread_words(source, target), convention) + text, flags))
     return found
 
 

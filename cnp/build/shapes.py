@@ -258,7 +258,9 @@ def sensible(
     if any(pick.kind in ("r", "f") for pick in choice):
         wasted = any(pick.folded or covered(pick, operand, target) for pick, operand in pairs)
         reaches = bool(slots) and (not slots[0].wide or sum(o.kind in VALUES for o in operands) == 2)
-        mixed = (len(slots) == 1 and reaches and mixes(operation, item, operands)) or writes_and_jumps(operands)
+        mixed = (len(slots) == 1 and reaches and mixes(operation, item, operands)) or writes_and_jumps(
+            operands
+        )
         return not wasted and (not slots or mixed)
     return not any(pick.kind == "number" for pick in choice)
 
