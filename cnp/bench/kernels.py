@@ -101,7 +101,7 @@ def collatz(asm: Assembler) -> None:
 
 def primes(asm: Assembler) -> None:
     """How many primes are below n, each number divided by all up to its root. 32 bits."""
-    count, i, t, d, n = r[0], r[4], r[5], r[6], r[7]
+    count, i, t, d, n = r[0], r[8], r[5], r[6], r[7]
     each, divide, test, composite, done = map(asm.label, ("each", "divide", "test", "composite", "done"))
     asm.i64_move(n, N)
     asm.i64_move(count, 0)
@@ -238,7 +238,8 @@ def matmul_i64(asm: Assembler) -> None:
     asm.bind(each_row)
     asm.i64_move(j, 0)
     asm.bind(each)
-    asm.i64_shadd(b, start, j, 3)
+    asm.i64_move(b, start)
+    asm.i64_shadd(b, b, j, 3)
     asm.i64_move(value, 0)
     asm.i64_move(k, 0)
     asm.bind(term)
@@ -255,7 +256,9 @@ def matmul_i64(asm: Assembler) -> None:
     asm.i64_add(j, j, 1)
     asm.br_i64_lt_s(j, n, each)
     asm.i64_add(a, a, row)
-    asm.i64_add(c, c, row)
+    asm.i64_move(y, c)
+    asm.i64_add(y, y, row)
+    asm.i64_move(c, y)
     asm.i64_add(i, i, 1)
     asm.br_i64_lt_s(i, n, each_row)
     asm.bind(done)
