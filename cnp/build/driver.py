@@ -267,6 +267,7 @@ def compile_unit(job: Job, folder: Path, unit: interpreter.Unit) -> bytes:
         return compile_plain(job, folder, unit)
     except BuildError as error:
         if unit.name == interpreter.OPTIONAL and CRASH in error.message:
+            (folder / f"{unit.name}.su").unlink(missing_ok=True)
             return b""
         raise
 
