@@ -428,12 +428,6 @@ def pure_text(case: Case) -> str:
     parts = [f"{case.operands[n].ctype} in{n} = {read(case, n)};" for n in inputs]
     values = ", ".join(f"in{n}" for n in inputs[: len(item.operands) - 1])
     go_on = "CNP_GO(cnp_pc + 1);"
-    if item.kind == "load":
-        value = f"{name}((const char *)(__UINTPTR_TYPE__)in1 + (i32)cnp_pc->operand[2])"
-        return " ".join([*parts, write(case, 0, value), go_on])
-    if item.kind == "store":
-        address = "(char *)(__UINTPTR_TYPE__)in0 + (i32)cnp_pc->operand[1]"
-        return " ".join([*parts, f"{name}({address}, in2);", go_on])
     if case.name == f"br_{name}":
         taken = f"CNP_GO(cnp_pc->operand[{len(case.operands) - 1}]);"
         return " ".join([*parts, f"if ({name}({values})) {taken}", go_on])
