@@ -295,7 +295,9 @@ def test_left_and_continued_by_each_other(target: str, vocabulary_file: Vocabula
 def test_cases_touch_no_more_than_they_need(target: str, vocabulary_file: VocabularyFile) -> None:
     """Eighteen registers and eight other words cost nothing where an operation does nothing with them."""
     library = Library.load(vocabulary_file(SOURCE, target))
-    need(interpret.has_threads(library), f"{target} has no threaded interpreter")
+    assert interpret.has_threads(library) == (target != "ppc64le")
+    if target == "ppc64le":
+        return  # it has no indirect tail call, and so no threaded interpreter
     mark = "<" if library.target.byteorder == "little" else ">"
     places, first = (
         struct.unpack(f"{mark}{len(code) // 4}I", code)
