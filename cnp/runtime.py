@@ -357,12 +357,15 @@ class Interpreter:
             native.run(routine, area.address, self.record(position))
             return finish(code, area)
 
-    def resume(self, result: Result, fuel: int | None = None, threaded: bool = False) -> Result:
+    def resume(
+        self, result: Result, fuel: int | None = None, threaded: bool = False, compiled: bool = False
+    ) -> Result:
         """Go on where a run left, until the function that run() entered returns, exits or traps.
 
         Each activation goes on at the operation at which it stands; a call that was under way is given the
-        callee's result. StateError: it returned, its frame was used again since, it is of another program, or there is
-        no threaded interpreter.
+        callee's result. compiled: the innermost activation goes on in generated code, at an operation that is bound
+        as an entry (LabelError: it is not). StateError: it returned, its frame was used again since, it is of another
+        program, or there is no threaded interpreter.
         """
         routine = self._routine(threaded)
         if not result.activations:
@@ -375,19 +378,26 @@ class Interpreter:
             or area.left[1] is not result.activations
         ):
             raise StateError("this is not what the last run of this code left in its frame", state="stale")
+        innermost = result.activations[0].op
+        if compiled and innermost not in code._entries:
+            raise code.program.no_entry(innermost)
+        check_fuel(fuel)
         area.left = None
         with alone(area):
-            return self._go_on(routine, result, area, check_fuel(fuel))
+            return self._go_on(routine, result, area, fuel, compiled)
 
-    def _go_on(self, routine: int, result: Result, area: Frame, fuel: int | None) -> Result:
+    def _go_on(self, routine: int, result: Result, area: Frame, fuel: int | None, compiled: bool) -> Result:
         """Run the activations of a result, the innermost first."""
         code = self.code
         area.set_context(layout.pack_context(code.library, fuel))
-        stack = native_stack()
+        deepest = native_stack() // max(interpreted_frame(code.library), code.needs.native if compiled else 0)
         for activation in result.activations:
-            area.limit_depth(activation.frame - area.address, stack // interpreted_frame(code.library))
+            area.limit_depth(activation.frame - area.address, deepest)
         for number, activation in enumerate(result.activations):
-            native.run(routine, activation.frame, self.record(activation.op))
+            if compiled and number == 0:
+                native.run(code.image.enter, activation.frame, code.address(activation.op))
+            else:
+                native.run(routine, activation.frame, self.record(activation.op))
             if area.get_context()["kind"]:
                 return finish(code, area, result.activations[number + 1 :], activation.frame)
             area.set_context(layout.pack_pending(code.library, area.get_context()))

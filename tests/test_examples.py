@@ -1,0 +1,149 @@
+"""The complete examples of examples/: what they compute, on this machine and under qemu on all targets."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import cnp
+from cnp.assembler import Assembler
+from cnp.foreign import Call, ForeignCode
+from cnp.library import Library
+from tests.conftest import VocabularyFile
+from tests.support import every_target, need, runnable
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+COMPLETE = ("tiers",)  #: each is a whole language in less than 250 lines
+MOST_LINES = 250
+
+
+def load_example(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+tiers = load_example("tiers")
+
+
+@pytest.fixture(autouse=True)
+def cache(session_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests build into a cache of their own."""
+    need(importlib.util.find_spec("ziglang") is not None, "stencils are built by the ziglang wheel")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(session_folder))
+
+
+@pytest.mark.parametrize("name", COMPLETE)
+def test_each_example_is_short(name: str) -> None:
+    """Its C and its Python together."""
+    lines = [len((EXAMPLES / f"{name}{suffix}").read_text().splitlines()) for suffix in (".c", ".py")]
+    assert sum(lines) < MOST_LINES
+
+
+# ---- tiers: interpreted, compiled in the middle of a hot loop, left on overflow
+
+TIERS = """
+fun triangle n | total is
+    0 -> total
+    while 0 n < do total n + -> total n 1 - -> n end
+    total
+end
+fun twice n is n triangle n triangle + end
+fun fib n is n 2 < if n else n 1 - fib n 2 - fib + end end
+fun power base n | value is
+    1 -> value
+    while 0 n < do value base * -> value n 1 - -> n end
+    value
+end
+fun endless n is n endless end
+"""
+
+
+def test_tiers_stay_in_the_interpreter_while_it_is_cold() -> None:
+    machine = tiers.Machine(TIERS)
+    assert machine.run("triangle", 100) == 5050
+    assert machine.run("fib", 15) == 610
+    assert machine.run("power", -3, 5) == -243
+    assert machine.moves == []
+
+
+def test_tiers_compile_in_the_middle_of_a_hot_loop() -> None:
+    machine = tiers.Machine(TIERS)
+    assert machine.run("triangle", 60_000) == 1_800_030_000
+    assert machine.moves == ["loop"]
+
+
+def test_tiers_leave_on_overflow_and_go_on_with_doubles() -> None:
+    machine = tiers.Machine(TIERS)
+    result = machine.run("triangle", 100_000)
+    assert (result, type(result)) == (5_000_050_000, float)
+    assert machine.moves == ["loop", "add"]
+    assert machine.run("power", 3, 30) == 3**30
+
+
+def test_tiers_compile_a_callee_whose_caller_is_interpreted() -> None:
+    """The caller waits in the interpreter, whichever tier its callee returns from."""
+    machine = tiers.Machine(TIERS)
+    assert machine.run("twice", 40_000) == 2 * 800_020_000
+    assert machine.moves == ["loop", "loop"]
+    machine.moves.clear()
+    assert machine.run("twice", 70_000) == 2 * 2_450_035_000
+    assert machine.moves == ["loop", "add", "loop", "add"]
+
+
+def test_tiers_say_what_is_wrong() -> None:
+    machine = tiers.Machine(TIERS)
+    with pytest.raises(RecursionError, match="endless calls too deep"):
+        machine.run("endless", 1)
+    with pytest.raises(OverflowError):
+        machine.run("fib", 1 << 31)
+    for text, message in {
+        "fun f is end": "f ends with 0 values",
+        "fun f is 1 + end": "more values than there are",
+        "1 fun f is 1 end": "begins with `fun`",
+    }.items():
+        with pytest.raises(SyntaxError, match=message):
+            tiers.Machine(text)
+
+
+def test_tiers_go_on_compiled_only_at_entries() -> None:
+    machine = tiers.Machine(TIERS)
+    frame = machine.vocabulary.frame(10_000)
+    frame[0], frame[8] = tiers.boxed(1 << 30), tiers.boxed(1)
+    out = machine.code["twice"].run({"heat": 1 << 62}, frame)
+    assert out.exited
+    with pytest.raises(cnp.LabelError, match="add is no entry"):
+        machine.code.interpreter.resume(out, compiled=True)
+    assert machine.code.interpreter.resume(out, fuel=1).kind == "trap"
+
+
+@every_target
+def test_tiers_on_every_target(target: str, vocabulary_file: VocabularyFile) -> None:
+    """The same moves under qemu: into the loop, out of it, on to the same end."""
+    runnable(target)
+    library = Library.load(vocabulary_file(EXAMPLES / "tiers.c", target))
+    assembler = Assembler(library)
+    tiers.Compiler(assembler).compile(TIERS)
+    code = ForeignCode(assembler.close())
+
+    def call(name: str, argument: int) -> Call:
+        word = tiers.boxed(argument).to_bytes(8, library.target.byteorder)
+        return Call(name, {"heat": tiers.HOT}, word, depth=100, interpret=True)
+
+    def run(name: str, argument: int) -> tuple[object, list[str]]:
+        outcome, moves = code.run([call(name, argument)]), []
+        while outcome.results[0].exited:
+            moves.append(code.program.ops[outcome.results[0].op].operation.name)
+            outcome = code.resume(outcome, compiled=moves[-1] == "loop")
+        return tiers.unboxed(outcome.results[0].value), moves
+
+    assert run("fib", 15) == (610, [])
+    assert run("triangle", 100_000) == (5_000_050_000, ["loop", "add"])
+    assert run("twice", 40_000) == (1_600_040_000, ["loop", "loop"])
