@@ -1,0 +1,290 @@
+"""Finished code: functions that run, their cells, the interpreter of the same program.
+
+A run releases the GIL; a `callable` keeps it (cnp/native.py says more). A code object lives as long as anything
+that can run it: runs, callables, functions and results hold it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from cnp import frame as layout
+from cnp import interpret, native, targets
+from cnp.assembler import Cell, Function, Label, Program, Symbol
+from cnp.errors import LabelError, OperandError, StateError, TrapError
+from cnp.link import NATIVE_FRAME, Helpers, interpreted_frame, needs, place
+from cnp.result import Result
+from cnp.running import (
+    CALLABLE_FRAME,
+    CALLABLE_SPARE,
+    DEPTH,
+    Frame,
+    State,
+    address,
+    alone,
+    check_fuel,
+    describe,
+    finish,
+    native_stack,
+    op_name,
+    prepare,
+    raise_held,
+)
+
+
+class Code:
+    """Finished code: functions by name, its cells, the ways in.
+
+    symbols: function -> address. `code["name"]` is a function that can be run or made a callable.
+    """
+
+    def __init__(self, program: Program, helpers: Mapping[str, object]) -> None:
+        host = targets.get("host")
+        if program.library.target.name != host.name:
+            message = f"code for {program.library.target.name} does not run on {host.name}; encode() it, or cnp run --target"
+            raise StateError(message, state="foreign")
+        self.program, self.library = program, program.library
+        self._helpers = Helpers(self.library, helpers)
+        self._block = place(program, self._helpers.address, self._helpers)
+        self.image = self._block.image
+        self.symbols = self.image.symbols
+        self.needs = needs(program)
+        self._entries = program.entries()
+        self._interpreter: Interpreter | None = None
+
+    def __getitem__(self, name: str) -> Entry:
+        """The function of that name; LabelError if there is none."""
+        for function in self.program.functions:
+            if function.name == name:
+                return Entry(self, function)
+        known = ", ".join(self.symbols)
+        raise LabelError(f"there is no function {name!r}; there are {known}", label=name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.symbols)
+
+    @property
+    def cells(self) -> Cells:
+        """Cells by operation: `code.cells[12].shape = 5` is one atomic store."""
+        return Cells(self)
+
+    def address(self, place: Label | int) -> int:
+        """Address of a label or of an operation."""
+        return self.image.base + self.image.offsets[self.position(place)]
+
+    def position(self, place: Label | int) -> int:
+        """Position of a label or of an operation; LabelError if this program has no such operation."""
+        label = place if isinstance(place, Label) else None
+        position = place.position if isinstance(place, Label) else place
+        if (
+            (label and label.program is not self.program)
+            or position is None
+            or not 0 <= position < len(self.image.offsets)
+        ):
+            raise LabelError(
+                f"{place} is no operation of this program", label=label.name if label else str(place)
+            )
+        return position
+
+    def op_at(self, address: int) -> int | None:
+        """The operation whose code holds an address."""
+        return self.image.op_at(address)
+
+    def enter(
+        self,
+        place: Label | int,
+        state: State | None = None,
+        frame: Frame | None = None,
+        depth: int = DEPTH,
+        fuel: int | None = None,
+    ) -> Result:
+        """Run from a function, or from an operation that was bound as an entry."""
+        position = self.position(place)
+        if position not in self._entries:
+            raise self.program.no_entry(position)
+        function = self.program.function_at(position)
+        with alone(frame):
+            area = prepare(self, frame, state or {}, depth, fuel, function, NATIVE_FRAME)
+            native.run(self.image.enter, area.address, self.address(place))
+            return finish(self, area)
+
+    @property
+    def interpreter(self) -> Interpreter:
+        """The interpreter of this program, with the same cells and helpers."""
+        if self._interpreter is None:
+            self._interpreter = Interpreter(self)
+        return self._interpreter
+
+
+class Entry:
+    """A function of a code object."""
+
+    def __init__(self, code: Code, function: Function) -> None:
+        self.code, self.function, self.name = code, function, function.name
+
+    @property
+    def address(self) -> int:
+        return self.code.symbols[self.name]
+
+    def run(
+        self,
+        state: State | None = None,
+        frame: Frame | None = None,
+        depth: int = DEPTH,
+        fuel: int | None = None,
+    ) -> Result:
+        """Enter with a state and a frame; the result says how it ended, with the state as it is then.
+
+        depth: calls that may be nested; running out of it is a trap, as is running out of fuel (polls). An
+        exception in a Python helper, and KeyboardInterrupt in a poll, is raised here.
+        """
+        return self.code.enter(self.function, state, frame, depth, fuel)
+
+    def callable(self, signature: str, state: State | None = None, depth: int = DEPTH) -> Callable[..., Any]:
+        """A plain fast callable, such as `callable("int64_t(int64_t, double)")`.
+
+        Arguments lie in the slots 0, 8, 16 …; the result is the vocabulary's result. Each call has a frame of its
+        own and begins with `state`. TrapError when the code traps or exits.
+        """
+        code, name = self.code, self.name
+        depth = min(depth, CALLABLE_SPARE // max(1, code.needs.native - CALLABLE_FRAME))
+        size = code.needs.frame_bytes(self.function.frame, depth)
+
+        def failed(kind: int, trap: int, frame: int, op: int) -> None:
+            raise_held(trap if kind == 2 else 0)
+            facts = {"code": trap, "op": op_name(code, op), "index": op, "at": code.program.ops[op].at}
+            raise TrapError(describe(code, layout.KINDS[kind], trap, op), **facts)
+
+        return native.make_callable(
+            enter=code.image.enter, code=self.address, signature=signature, header_size=code.library.header_size,
+            state=layout.pack_state(code.library, state or {}), frame_bytes=code.library.header_size + size,
+            depth=depth, name=name, doc=f"{name}: {signature}, generated code", failed=failed, keepalive=code,
+        )  # fmt: skip
+
+
+class Cells:
+    """The cells of a code object by operation."""
+
+    def __init__(self, code: Code) -> None:
+        self._code = code
+
+    def __getitem__(self, op: int) -> CellsOf:
+        if op not in self._code.image.cells:
+            raise OperandError(
+                f"op {op} has no cells", op=op_name(self._code, op), operand="", value=op, allowed=""
+            )
+        return CellsOf(self._code, self._code.image.cells[op])
+
+
+class CellsOf:
+    """The cells of one operation as attributes; each access is atomic."""
+
+    def __init__(self, code: Code, addresses: dict[str, int]) -> None:
+        self.__dict__["_code"] = code  # keeps the cells alive
+        self.__dict__["_addresses"] = addresses
+
+    def _address(self, name: str) -> int:
+        addresses: dict[str, int] = self.__dict__["_addresses"]
+        if name not in addresses:
+            raise AttributeError(f"no cell {name!r}; there are {', '.join(addresses)}")
+        return addresses[name]
+
+    def __getattr__(self, name: str) -> int:
+        return native.cell_load(self._address(name), 8)
+
+    def __setattr__(self, name: str, value: int) -> None:
+        native.cell_store(self._address(name), 8, value)
+
+
+class Interpreter:
+    """Runs a program by its records; continues what generated code left."""
+
+    def __init__(self, code: Code) -> None:
+        self.code = code
+        self._records = bytearray(interpret.records_size(code.program) + 16)
+        self._base = (address(self._records) + 7) & ~7
+        program = interpret.interpreter_program(code.program)
+        self._block = place(program, interpret.reachable_imports(code._helpers.address), code._helpers)
+        names = {value.name for op in code.program.ops for value in op.values if isinstance(value, Symbol)}
+        symbols = {name: found for name in names if (found := code._helpers.address(name)) is not None}
+        data = interpret.records(code.program, self._base, self._cell, symbols, self._block.image.routines)
+        start = self._base - address(self._records)
+        self._records[start : start + len(data)] = data
+
+    def _cell(self, cell: Cell) -> int:
+        return self.code._block.cells[cell]
+
+    def _routine(self, threaded: bool) -> int:
+        return interpret.routine(self.code.library, self._block.image.routines, threaded)
+
+    def record(self, op: int) -> int:
+        """Address of an operation's record."""
+        return self._base + interpret.RECORD_SIZE * op
+
+    def run(
+        self,
+        place: Function | Label | int | str,
+        state: State | None = None,
+        frame: Frame | None = None,
+        depth: int = DEPTH,
+        fuel: int | None = None,
+        threaded: bool = False,
+    ) -> Result:
+        """Interpret from an operation on: a function (or its name), a label, a position.
+
+        threaded: by the faster of the two interpreters. StateError where the machine's vocabularies have none.
+        """
+        code, routine = self.code, self._routine(threaded)
+        position = code.position(code[place].function if isinstance(place, str) else place)
+        with alone(frame):
+            function = code.program.function_at(position)
+            area = prepare(code, frame, state or {}, depth, fuel, function, interpreted_frame(code.library))
+            native.run(routine, area.address, self.record(position))
+            return finish(code, area)
+
+    def resume(
+        self, result: Result, fuel: int | None = None, threaded: bool = False, compiled: bool = False
+    ) -> Result:
+        """Go on where a run left, until the function that run() entered returns, exits or traps.
+
+        Each activation goes on at the operation at which it stands; a call that was under way is given the
+        callee's result. compiled: the innermost activation goes on in generated code, at an operation that is bound
+        as an entry (LabelError: it is not). StateError: it returned, its frame was used again since, it is of another
+        program, or there is no threaded interpreter.
+        """
+        routine = self._routine(threaded)
+        if not result.activations:
+            raise StateError("this run returned: there is nothing to resume", state=result.kind)
+        code, area = self.code, result.frame
+        if (
+            not isinstance(area, Frame)
+            or not area.left
+            or area.left[0] is not code
+            or area.left[1] is not result.activations
+        ):
+            raise StateError("this is not what the last run of this code left in its frame", state="stale")
+        innermost = result.activations[0].op
+        if compiled and innermost not in code._entries:
+            raise code.program.no_entry(innermost)
+        check_fuel(fuel)
+        area.left = None
+        with alone(area):
+            return self._go_on(routine, result, area, fuel, compiled)
+
+    def _go_on(self, routine: int, result: Result, area: Frame, fuel: int | None, compiled: bool) -> Result:
+        """Run the activations of a result, the innermost first."""
+        code = self.code
+        area.set_context(layout.pack_context(code.library, fuel))
+        deepest = native_stack() // max(interpreted_frame(code.library), code.needs.native if compiled else 0)
+        for activation in result.activations:
+            area.limit_depth(activation.frame - area.address, deepest)
+        for number, activation in enumerate(result.activations):
+            if compiled and number == 0:
+                native.run(code.image.enter, activation.frame, code.address(activation.op))
+            else:
+                native.run(routine, activation.frame, self.record(activation.op))
+            if area.get_context()["kind"]:
+                return finish(code, area, result.activations[number + 1 :], activation.frame)
+            area.set_context(layout.pack_pending(code.library, area.get_context()))
+        return finish(code, area)
