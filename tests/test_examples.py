@@ -6,6 +6,7 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from tests.conftest import VocabularyFile
 from tests.support import every_target, need, runnable
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-COMPLETE = ("tiers",)  #: each is a whole language in less than 250 lines
+COMPLETE = ("tiers", "forth")  #: each is a whole language in less than 250 lines
 MOST_LINES = 250
 
 
@@ -30,7 +31,7 @@ def load_example(name: str) -> ModuleType:
     return module
 
 
-tiers = load_example("tiers")
+tiers, forth = load_example("tiers"), load_example("forth")
 
 
 @pytest.fixture(autouse=True)
@@ -147,3 +148,108 @@ def test_tiers_on_every_target(target: str, vocabulary_file: VocabularyFile) -> 
     assert run("fib", 15) == (610, [])
     assert run("triangle", 100_000) == (5_000_050_000, ["loop", "add"])
     assert run("twice", 40_000) == (1_600_040_000, ["loop", "loop"])
+
+
+# ---- forth: each word is compiled as it is defined
+
+FORTH = """
+variable total
+: sum ( n -- ) 0 total ! 1 + 0 do i total @ + total ! loop ;
+: fib dup 2 < if else dup 1 - recurse swap 2 - recurse + then ;
+: down begin dup while dup . 1 - repeat drop ;
+: up 0 begin 1 + dup . dup 3 = until drop ;
+: table 4 1 do 4 1 do i j * . loop cr loop ;
+: main 100 sum total @ . 20 fib . -42 . 3 down up ." | " 7 2 mod -9 2 / . . cr table ; \\ this is shown
+"""
+SAYS = "5050 6765 -42 3 2 1 1 2 3 | -4 1 \n1 2 3 \n2 4 6 \n3 6 9 \n"
+
+
+@pytest.fixture
+def system() -> tuple[Any, list[int]]:
+    """A Forth and what it emits."""
+    said: list[int] = []
+
+    def out(byte: int) -> int:
+        said.append(byte)
+        return 0
+
+    return forth.Forth(out), said
+
+
+def test_forth_runs_what_it_defines(system: tuple[Any, list[int]]) -> None:
+    machine, said = system
+    machine.eval(FORTH)
+    assert said == []
+    machine.eval("main")
+    assert bytes(said).decode() == SAYS
+    machine.eval("1 2 3 rot over xor invert")
+    assert machine.stack == [2, 3, ~(1 ^ 3)]
+
+
+def test_forth_words_keep_what_they_were_defined_with(system: tuple[Any, list[int]]) -> None:
+    machine, _ = system
+    machine.eval(": a 1 ; : b a a + ; : a 10 ; a b")
+    assert machine.stack == [10, 2]
+
+
+def test_forth_agrees_with_the_interpreter_of_its_words(system: tuple[Any, list[int]]) -> None:
+    """A word as its interpreter runs it, the words that it calls compiled."""
+    machine, _ = system
+    machine.eval(": f dup 3 mod 0 = if 2 * else 7 + then ; : g 20 0 do f loop ; 5 g")
+    expected, value = 5, 5
+    for _ in range(20):
+        expected = expected * 2 if expected % 3 == 0 else expected + 7
+    assert machine.stack == [expected]
+    frame = machine.vocabulary.frame(8 * forth.FRAME)
+    machine.memory[forth.MARGIN + 1] = value
+    limits = {"sp": machine.low + 16, "low": machine.low, "high": machine.low + 8 * forth.ROOM}
+    out = dict(machine.words)["f"].interpreter.run("word", limits, frame)
+    assert (out.value, machine.memory[forth.MARGIN + 1]) == (machine.low + 16, 12)
+
+
+@pytest.mark.parametrize(
+    ("text", "code"), [("1 0 /", 2), ("drop drop negate", 4), (": pour begin 1 0 until ; pour", 4), (": x recurse ; x", 5)]
+)  # fmt: skip
+def test_forth_traps(system: tuple[Any, list[int]], text: str, code: int) -> None:
+    machine, _ = system
+    with pytest.raises(cnp.TrapError) as raised:
+        machine.eval(text)
+    assert (raised.value.code, machine.stack) == (code, [])
+    machine.eval("1 2 +")
+    assert machine.stack == [3]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("1 then", "nothing is open"), ("1 if", "'then' is missing"), ("i", "0 counted loops"), ("1 " * 512, "too long")],
+)  # fmt: skip
+def test_forth_refuses(system: tuple[Any, list[int]], text: str, message: str) -> None:
+    with pytest.raises(SyntaxError, match=message):
+        system[0].eval(text)
+
+
+def test_forth_names_unknown_words(system: tuple[Any, list[int]]) -> None:
+    with pytest.raises(cnp.SymbolError) as raised:
+        system[0].eval(": f nowhere noplace ;")
+    assert set(raised.value.symbols) == {"nowhere", "noplace"}
+
+
+@every_target
+def test_forth_on_every_target(target: str, vocabulary_file: VocabularyFile) -> None:
+    """The same words as functions of one program, compiled and interpreted."""
+    runnable(target)
+    library = Library.load(vocabulary_file(EXAMPLES / "forth.c", target))
+    assembler = Assembler(library)
+    words = {}
+    for name, body in forth.definitions(forth.PRELUDE + FORTH):
+        if name:
+            words[name] = assembler.function(name, forth.FRAME)
+            forth.Compiler(assembler, name, words.__getitem__).compile(body)
+    code = ForeignCode(assembler.close())
+    memory = bytes(8 * 2 * forth.MARGIN)
+    low = code.area_addresses([len(memory)])[0] + 8 * forth.MARGIN
+    state = {"sp": low + 8, "low": low, "high": low + 8 * 512}
+    calls = [Call("main", state, depth=100, interpret=way) for way in (False, True)]
+    outcome = code.run(calls, memory=[memory])
+    assert [result.value for result in outcome.results] == [low + 8] * 2
+    assert outcome.stdout.decode() == SAYS * 2
