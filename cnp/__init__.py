@@ -5,6 +5,7 @@ from __future__ import annotations
 from cnp.compose import Cost
 from cnp.errors import (
     BuildError,
+    CacheWarning,
     CnpError,
     HostError,
     LabelError,
@@ -20,7 +21,7 @@ from cnp.errors import (
 from cnp.library import Library
 from cnp.operands import Cell, Function, Label, Register, Slot, Symbol, Table, f, r, slot
 from cnp.result import Activation, Result
-from cnp.runtime import Assembler, Code, Entry, Frame, Vocabulary, address, load
+from cnp.runtime import Assembler, Code, Entry, Frame, Vocabulary, address, compile, load
 
 __version__ = "0.1.0"
 
@@ -28,6 +29,7 @@ __all__ = [
     "Activation",
     "Assembler",
     "BuildError",
+    "CacheWarning",
     "Cell",
     "CnpError",
     "Code",
@@ -55,6 +57,7 @@ __all__ = [
     "Vocabulary",
     "__version__",
     "address",
+    "compile",
     "f",
     "load",
     "r",

@@ -1,4 +1,4 @@
-"""The command line: run, build, export, list, dump, doctor, bench. What a command needs is imported when it runs.
+"""The command line: run, build, export, list, dump, doctor, cache, bench. What a command needs is imported when it runs.
 
 Exit status: 0 fine, 1 an error that was told on stderr, 2 wrong usage, 130 interrupted.
 """
@@ -194,6 +194,33 @@ def doctor() -> None:
             click.echo(f"{'':19} -> {check.advice}")
         broken |= check.state == checks.BROKEN
     click.get_current_context().exit(int(broken))
+
+
+@cli.group("cache")
+def cached() -> None:
+    """The stencil files of sources that were loaded as they are."""
+
+
+@cached.command("show")
+def show_cache() -> None:
+    """List what is kept, and where."""
+    from cnp import show
+    from cnp.build import cache
+
+    kept = cache.contents()
+    rows = [(item.source, item.target or "half a file", str(item.path), f"{item.bytes:,}") for item in kept]
+    for line in show.aligned(rows):
+        click.echo(line)
+    click.echo(f"{len(kept)} files, {sum(item.bytes for item in kept):,} bytes in {cache.folder()}")
+
+
+@cached.command("clear")
+def clear_cache() -> None:
+    """Delete it all; what is loaded again is built again."""
+    from cnp.build import cache
+
+    gone = cache.clear()
+    click.echo(f"{len(gone)} files, {sum(item.bytes for item in gone):,} bytes deleted from {cache.folder()}")
 
 
 cli.add_command(bench)

@@ -71,3 +71,8 @@ class HostError(CnpError):
 
 class SignatureError(CnpError):
     """A C signature is not understood. Fields: signature, type."""
+
+
+class CacheWarning(UserWarning):
+    """What should have saved a build could not be used: a prebuilt file of another source, a cache that is damaged, full or
+    read-only. The code is right all the same."""

@@ -10,17 +10,17 @@ result = code["main"].run({"sp": cnp.address(stack)})
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from cnp import patch, targets
+from cnp import patch, source, targets
 from cnp.assembler import Assembler as BareAssembler
 from cnp.code import Code, Entry
 from cnp.errors import LibraryError
 from cnp.library import Library
 from cnp.running import Frame, address
 
-__all__ = ["Assembler", "Code", "Entry", "Frame", "Vocabulary", "address", "installed", "load"]
+__all__ = ["Assembler", "Code", "Entry", "Frame", "Vocabulary", "address", "compile", "installed", "load"]
 
 
 class Vocabulary:
@@ -47,20 +47,28 @@ class Vocabulary:
 def load(path: str | Path, target: str = "host") -> Vocabulary:
     """Load a stencil file: a path, the name of one that came with the library, such as `ops`, or a C source.
 
-    Of `my_vm.c` the file `my_vm.TARGET.cnp` beside it is taken; without one, clang builds it into the user's cache.
-    target: for which machine, where the path does not say it; code for another one can be encoded here.
+    Of `my_vm.c` the file `my_vm.TARGET.cnp` beside it is taken, if it was built from this very source; else clang compiles
+    it into the user's cache. target: for which machine, where the path does not say it; code for another one can be encoded
+    here. LibraryError, BuildError, ToolError and CacheWarning say what is wrong.
     """
     file = Path(path)
     wanted = targets.get(target)
+    if file.suffix == ".c":
+        return Vocabulary(source.of_file(file, wanted))
     if not file.suffix and not file.is_file():
         file = installed(str(path), wanted.name)
-    elif file.suffix == ".c":
-        file = file.with_suffix(f".{wanted.name}.cnp")
-        if not file.exists():
-            from cnp.build import cache  # needs clang, which few users need
-
-            file = cache.built(Path(path), wanted)
     return Vocabulary(Library.load(file))
+
+
+def compile(
+    text: str, target: str = "host", *, name: str = "<source>", include: Iterable[str | Path] = ()
+) -> Vocabulary:
+    """Compile operations written in C, given as text; what was compiled before comes out of the user's cache.
+
+    name: what messages call the text. include: folders of headers that it includes. BuildError stands at the line of the
+    text; ToolError: there is no clang.
+    """
+    return Vocabulary(source.of_text(text, targets.get(target), name, include))
 
 
 def installed(name: str, target: str) -> Path:

@@ -13,6 +13,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import secrets
 import signal
 import tempfile
 import time
@@ -232,12 +233,12 @@ def contents(place: Path) -> bytes | None:
 def put(place: Path, data: bytes, mode: int = 0o666) -> None:
     """Write a file whole or not at all: beside its place, to disk, then moved. The parent folders are made.
 
-    mode: permissions, less those that the umask takes.
+    mode: permissions, less those that the umask takes. Any number of processes and threads may do so at once.
     """
     place.parent.mkdir(parents=True, exist_ok=True)
-    fresh = place.with_name(f".{place.name}.{os.getpid()}")
+    fresh = place.with_name(f".{place.name}.{secrets.token_hex(8)}")
     try:
-        with open(fresh, "wb", opener=lambda path, flags: os.open(path, flags, mode)) as file:
+        with open(fresh, "xb", opener=lambda path, flags: os.open(path, flags, mode)) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,13 +15,11 @@ from pathlib import Path
 from cnp import targets
 from cnp.build.batch import BUILT, DIFFERS, FRESH, PACKAGE, Outcome, Plan, build_all
 from cnp.build.driver import header_folder
-from cnp.errors import CnpError, ToolError
+from cnp.errors import BuildError, CnpError, ToolError
 
 __all__ = ["BUILT", "DIFFERS", "FRESH", "Outcome", "Plan", "build_all", "main"]
 
 COLUMNS = ("vocabulary", "target", "operations", "stencils", "bytes", "holes", "shared data", "seconds", "")
-LOCATED = re.compile(r"[^\s:]+:\d+:")
-INCLUDED_FROM = re.compile(r"(In file included from |\s+from )(<stdin>|\S*/cnp-\w+/)")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -190,15 +187,8 @@ def complaints(outcomes: Sequence[Outcome]) -> list[str]:
 
 
 def located(error: CnpError, source: Path | None) -> list[str]:
-    """The lines of an error, `file:line: …`; clang's own words as they are, except for files the builder printed."""
-    kept = [line for line in str(error).splitlines() if not INCLUDED_FROM.match(line)]
-    if source is None:
-        return [f"error: {kept[0]}", *kept[1:]]
-    folder = source.parent.as_posix()
-    kept = [
-        f"{folder}/{line[2:]}" if line.startswith("./") else line for line in kept
-    ]  # clang ran in that folder
-    if any(LOCATED.match(line) for line in kept):
-        return kept
-    number = error.evidence.get("line")
-    return [f"{source}{f':{number}' if number else ''}: error: {kept[0]}", *kept[1:]]
+    """The lines of an error, `file:line: …`: the builder tells its own so."""
+    first, *rest = str(error).splitlines()
+    if isinstance(error, BuildError):
+        return [first, *rest]
+    return [f"{f'{source}: ' if source else ''}error: {first}", *rest]

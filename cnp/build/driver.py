@@ -14,6 +14,7 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,9 +30,14 @@ from cnp.build.toolchain import Toolchain
 from cnp.build.wrappers import HEADER_BYTES, Calls, Sample
 from cnp.errors import BuildError, ToolError
 from cnp.library import Built
+from cnp.source import digest_of
 from cnp.stencil import Accept, Form, Import, Operation, StateField, Stencil, What
 from cnp.target import Formula, Target
 
+LOCATED = re.compile(r"\S.*?:(\d+):")  #: a message at a line, not the lines that show it
+INCLUDED_FROM = re.compile(
+    r"(In file included from |\s+from )(<stdin>|\S*/cnp-\w+/)"
+)  #: files that the builder printed
 CRASH = "frontend command failed"  #: what clang says when it dies
 PORTION = 2500  #: stencils that are compiled at once
 
@@ -61,12 +67,15 @@ WARNINGS = (
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One source for one target. keep: folder for IR, assembly and objects to look at."""
+    """One source for one target. keep: folder for IR, assembly and objects to look at. name: what messages call the source,
+    its path if not given. include: more folders of headers."""
 
     source: Path
     target: Target
     toolchain: Toolchain
     keep: Path | None = None
+    name: str = ""
+    include: tuple[Path, ...] = ()
 
     @property
     def flags(self) -> list[str]:
@@ -82,6 +91,7 @@ class Job:
             str(header_folder()),
             "-I",
             str(folder),
+            *(f"-I{path.resolve()}" for path in self.include),
             f"-ffile-prefix-map={folder}=.",
         ]
 
@@ -109,6 +119,12 @@ def build(job: Job) -> bytes:
 
 def make(job: Job) -> Made:
     """As `build`, with the objects beside the file."""
+    with told(job):
+        return pipeline(job)
+
+
+def pipeline(job: Job) -> Made:
+    """The whole way; clang's errors as they come."""
     source = discover(job.source, job.toolchain, [*job.flags, *job.includes()])
     helpers = calls.find(source, job.toolchain, [*MEANING, *job.includes()])
     with tempfile.TemporaryDirectory(prefix="cnp-") as scratch:
@@ -137,6 +153,27 @@ def make(job: Job) -> Made:
         found += [shorter for form in found for shorter in shortened(form, job.target, compiler.straight)]
     file = library.pack(hand_over(job, source, forms, shapes, extracted, helpers, interpreted))
     return Made(file, tuple(compiler.objects), extracted)
+
+
+@contextmanager
+def told(job: Job) -> Iterator[None]:
+    """What goes wrong as a BuildError in the user's terms: at the user's line, in clang's own words if they are clang's."""
+    try:
+        yield
+    except (BuildError, ToolError) as error:
+        if isinstance(error, ToolError) and "status" not in error.evidence:
+            raise  # clang did not even start
+        name, folder = job.name or str(job.source), job.source.parent.as_posix()
+        lines = [line for line in error.message.splitlines() if not INCLUDED_FROM.match(line)]
+        lines = [
+            f"{folder}/{line[2:]}" if line.startswith("./") else line for line in lines
+        ]  # clang ran there
+        first = next(filter(None, map(LOCATED.match, lines)), None)
+        number = error.evidence.get("line") or (int(first[1]) if first else 0)
+        if not first:
+            lines[0] = f"{name}{f':{number}' if number else ''}: error: {lines[0]}"
+        facts = {"op": "", **error.evidence, "target": job.target.name, "line": number}
+        raise BuildError("\n".join(lines), **facts) from error
 
 
 Texts = Mapping[str, tuple[str, list[str]]]  #: key -> the key that it was renamed from, assembly
@@ -433,6 +470,7 @@ def facts(job: Job) -> dict[str, object]:
         "clang": job.toolchain.version,
         "flags": [*job.flags, *job.target.llvm_flags],
         "inputs": inputs_digest(job),
+        "sources": own_sources(job),
     }
 
 
@@ -442,14 +480,27 @@ def inputs_digest(job: Job) -> str:
     digest.update(
         json.dumps([job.flags, job.target.llvm_flags, job.toolchain.version, library.FORMAT]).encode()
     )
-    listed = job.toolchain.compile("-E", "-M", *job.flags, *job.includes(), job.source)
-    names = re.split(r"(?<!\\)\s+", listed.replace("\\\n", " ").partition(":")[2].strip())
-    files = [
-        Path(re.sub(r"\\([ #])", r"\1", name).replace("$$", "$")) for name in names
-    ]  # as make reads them
     package = Path(__file__).parents[1]
     types = [package / f"{name}.py" for name in ("library", "stencil", "tables", "target")]
     builder = sorted([*package.glob("build/*.py"), *package.glob("targets/*.py"), *types])
-    for path in [*files, *builder]:
+    for path in [*input_files(job), *builder]:
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
+
+
+def input_files(job: Job) -> list[Path]:
+    """The source and what it includes."""
+    with told(job):
+        listed = job.toolchain.compile("-E", "-M", *job.flags, *job.includes(), job.source)
+    names = re.split(r"(?<!\\)\s+", listed.replace("\\\n", " ").partition(":")[2].strip())
+    return [Path(re.sub(r"\\([ #])", r"\1", name).replace("$$", "$")) for name in names]  # as make reads them
+
+
+def own_sources(job: Job) -> dict[str, str]:
+    """SHA-256 of the source and of the headers in its folder, by their paths in it: who has no compiler can see by these
+    whether the file is of the source beside it."""
+    folder = job.source.resolve().parent
+    paths = [path.resolve() for path in input_files(job)]
+    return {
+        path.relative_to(folder).as_posix(): digest_of(path) for path in paths if path.is_relative_to(folder)
+    }
