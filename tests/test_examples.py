@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import cnp
 from cnp.assembler import Assembler
@@ -18,7 +21,7 @@ from tests.conftest import VocabularyFile
 from tests.support import every_target, need, runnable
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-COMPLETE = ("tiers", "forth")  #: each is a whole language in less than 250 lines
+COMPLETE = ("tiers", "forth", "regex")  #: each is a whole language in less than 250 lines
 MOST_LINES = 250
 
 
@@ -31,7 +34,7 @@ def load_example(name: str) -> ModuleType:
     return module
 
 
-tiers, forth = load_example("tiers"), load_example("forth")
+tiers, forth, regex = (load_example(name) for name in COMPLETE)
 
 
 @pytest.fixture(autouse=True)
@@ -253,3 +256,100 @@ def test_forth_on_every_target(target: str, vocabulary_file: VocabularyFile) -> 
     outcome = code.run(calls, memory=[memory])
     assert [result.value for result in outcome.results] == [low + 8] * 2
     assert outcome.stdout.decode() == SAYS * 2
+
+
+# ---- regex: patterns as native matchers, held against Python's
+
+PATTERNS = [
+    rb"(\w+)@(\w+\.com)", rb"a{2,3}b?c*?$", rb"(a|ab)(c|bcd)(d*)", rb"(a*)*b", rb"[^a-c]+[]x-]", rb"(?:(a)|b)*", rb"^a{2}",
+    rb"a{,2}b", rb"(a{2,}?)(a*)", rb"\d+\.\d*|\s\S", rb"x*", rb"(a+|b)*?c", rb"a\.b\n|\W$", rb".{3}",
+]  # fmt: skip
+TEXTS = [
+    b"",
+    b"mail me@here.com!",
+    b"xaaab\n",
+    b"abcd",
+    b"aaaab",
+    b"defx]",
+    b"ab",
+    b"abc\n",
+    b"12.5 \xffx",
+    b"a.b\nc",
+]
+
+
+def spans(found: re.Match[bytes] | None) -> tuple[tuple[int, int], ...] | None:
+    return None if found is None else tuple(found.span(group) for group in range(1 + (found.re.groups)))
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_regex_matches_what_re_matches(pattern: bytes) -> None:
+    """All groups, from everywhere."""
+    ours, theirs = regex.Regex(pattern), re.compile(pattern)
+    for text in TEXTS:
+        assert ours.search(text) == spans(theirs.search(text)), text
+        assert ours.match(text) == spans(theirs.match(text)), text
+
+
+@st.composite
+def patterns(draw: st.DrawFn, depth: int = 3) -> str:
+    """A pattern of a, b and c. What is repeated matches at least one byte: there Python's groups have their quirks."""
+    if depth == 0:
+        return draw(st.sampled_from(["a", "b", "c", ".", "[ab]", "[^a]", r"\w"]))
+    parts = [draw(patterns(depth - 1)) for _ in range(draw(st.integers(1, 3)))]
+    match draw(st.sampled_from(["all", "any", "repeat", "group"])):
+        case "any":
+            return f"(?:{'|'.join(parts)})"
+        case "repeat":
+            return f"(?:b{parts[0]})" + draw(
+                st.sampled_from(["*", "+", "?", "*?", "+?", "??", "{2}", "{1,2}", "{,2}?", "{1,}"])
+            )
+        case "group":
+            return f"({''.join(parts)})"
+    return "".join(parts)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(patterns(), st.lists(st.text("abc\n", max_size=20), min_size=1, max_size=5))
+def test_regex_on_random_patterns(pattern: str, texts: list[str]) -> None:
+    ours, theirs = regex.Regex(pattern.encode()), re.compile(pattern.encode())
+    for text in texts:
+        assert ours.search(text.encode()) == spans(theirs.search(text.encode()))
+
+
+def test_regex_makes_room_for_its_ways_back() -> None:
+    text = b"ab" * 50_000
+    assert regex.Regex(rb"(?:a|b)*c|(?:ab)*$").match(text) == ((0, 100_000),)
+
+
+@pytest.mark.parametrize("pattern", [b"(a", b"a)", b"*a", b"[a", b"a{2", b"\\"])
+def test_regex_refuses(pattern: bytes) -> None:
+    with pytest.raises(ValueError, match=r"too early|no end|unbalanced|nothing to repeat"):
+        regex.Regex(pattern)
+
+
+@every_target
+def test_regex_on_every_target(target: str, vocabulary_file: VocabularyFile) -> None:
+    runnable(target)
+    library = Library.load(vocabulary_file(EXAMPLES / "regex.c", target))
+    order: Literal["big", "little"] = "big" if library.target.byteorder == "big" else "little"
+    for pattern in PATTERNS[:6]:
+        assembler = Assembler(library)
+        compiler = regex.Compiler(assembler, pattern)
+        compiler.compile()
+        code = ForeignCode(assembler.close())
+        memory = [b"".join(TEXTS), b"\xff" * 8 * compiler.marks * len(TEXTS), bytes(16 * 1000)]
+        text_at, marks_at, undo = code.area_addresses([len(area) for area in memory])
+        calls, at = [], 0
+        for number, text in enumerate(TEXTS):
+            marks = marks_at + 8 * compiler.marks * number
+            slots = [text_at + at, len(text), 0, marks, len(text)]
+            state = {"undo": undo, "full": undo + 16 * 1000}
+            calls.append(Call("search", state, b"".join(word.to_bytes(8, order) for word in slots)))
+            at += len(text)
+        outcome = code.run(calls, memory=memory)
+        for number, (text, result) in enumerate(zip(TEXTS, outcome.results, strict=True)):
+            found = outcome.memory[1][8 * compiler.marks * number :][: 16 * (1 + compiler.groups)]
+            ends = [int.from_bytes(found[at : at + 8], order, signed=True) for at in range(0, len(found), 8)]
+            pairs = tuple(zip(ends[::2], ends[1::2], strict=True))
+            assert (pairs if result.value else None) == spans(re.search(pattern, text)), (pattern, text)
