@@ -201,6 +201,7 @@ class Interpreter:
     """Runs a program by its records; continues what generated code left."""
 
     def __init__(self, code: Code) -> None:
+        interpret.check_exists(code.library)
         self.code = code
         self._records = bytearray(interpret.records_size(code.program) + 16)
         self._base = (address(self._records) + 7) & ~7

@@ -246,11 +246,9 @@ class ForeignCode:
 
     def segments(self, data: bytes) -> list[Segment]:
         """The memory of the host program."""
-        return [
-            Segment(self.image.base, self.image.code, "rx"),
-            Segment(self.interpreter.base, self.interpreter.code, "rx"),
-            Segment(host.DATA_BASE, data, "rw"),
-        ]
+        images = [image for image in (self.image, self.interpreter) if image.code]
+        code = [Segment(image.base, image.code, "rx") for image in images]
+        return [*code, Segment(host.DATA_BASE, data, "rw")]
 
     def calls(self, jobs: Sequence[Job]) -> list[host.Call]:
         """The jobs as calls of `cnp_enter` and of the interpreters."""

@@ -50,9 +50,23 @@ def reachable_imports(given: Callable[[str], int | None]) -> Callable[[str], int
 
 
 def interpreter_program(program: Program) -> Program:
-    """An empty program whose image is the interpreters."""
+    """An empty program whose image is the interpreters, as many as there are."""
     library = program.library
+    if not exists(library):
+        return Program(library, roots=())
     return Program(library, roots=(SWITCH, THREADED, THREADS) if has_threads(library) else (SWITCH,))
+
+
+def exists(library: Library) -> bool:
+    """Whether a vocabulary has an interpreter."""
+    return SWITCH in library.routine_names
+
+
+def check_exists(library: Library) -> None:
+    """StateError: the source did not want an interpreter."""
+    if not exists(library):
+        what = "there is no interpreter of these operations"
+        raise StateError(f"{library.facts['source']} says CNP_INTERPRET none: {what}", state="interpreter")
 
 
 def has_threads(library: Library) -> bool:
@@ -61,10 +75,12 @@ def has_threads(library: Library) -> bool:
 
 
 def routine(library: Library, routines: Mapping[str, int], threaded: bool) -> int:
-    """Address of one of the two interpreters. StateError where the threaded one does not exist."""
+    """Address of one of the two interpreters. StateError where it does not exist."""
+    check_exists(library)
     if threaded and not has_threads(library):
         message = (
-            f"there is no threaded interpreter for {library.target.name}, which has no indirect tail calls"
+            f"there is no threaded interpreter of {library.facts['source']} for {library.target.name}: the source does not "
+            "want one (CNP_INTERPRET), or the machine has no indirect tail calls"
         )
         raise StateError(message, state="threaded")
     return routines[THREADED if threaded else SWITCH]
@@ -87,12 +103,14 @@ def records(
     symbols: Mapping[str, int],
     routines: Mapping[str, int] | None = None,
 ) -> bytes:
-    """The program as records for the address `base`. cell: address of a cell; symbols: addresses of helpers; routines:
+    """The program as records for the address `base`; none where no interpreter reads them. cell: address of a cell; symbols: addresses of helpers; routines:
     those of the interpreters' image, which the threaded one needs to be known here.
 
     StateError: the program calls generated code of others, which has no records.
     """
     check_calls(program)
+    if not exists(program.library):
+        return b""
     place = base + RECORD_SIZE * len(program.ops)
     places: dict[Table, int] = {}
     for table in tables(program):

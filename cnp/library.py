@@ -34,9 +34,8 @@ MAGIC = b"CNPLIB2\n"
 FORMAT = 2
 HEAD = struct.Struct("<8sI32s")
 
-ROUTINES = frozenset(
-    {"cnp_enter", "cnp_interpret", "cnp.cases", "cnp.stub.exit", "cnp.stub.trap", "cnp.stub.unwind"}
-)
+ROUTINES = frozenset({"cnp_enter", "cnp.stub.exit", "cnp.stub.trap", "cnp.stub.unwind"})
+INTERPRETER = frozenset({"cnp_interpret", "cnp.cases"})  #: all of them or none
 MALFORMED = (ToolError, LookupError, TypeError, ValueError, OverflowError, struct.error)
 Known = TypeVar("Known")
 
@@ -169,7 +168,9 @@ class Library:
             raise self._refuse("a routine has a number below 0")
         self._constants = [(whole(a), whole(b), whole(c)) for a, b, c in head["constants"]]
         texts([*self._rows, *self._routines])
-        if len(self._rows) != len(head["operations"]) or not self._routines.keys() >= ROUTINES:
+        interpreter = INTERPRETER & self._routines.keys()
+        missing = not self._routines.keys() >= ROUTINES or interpreter not in (INTERPRETER, set())
+        if len(self._rows) != len(head["operations"]) or missing:
             raise self._refuse("an operation is there twice, or a routine is missing")
         self._tables = Tables(self._split(head["counts"], body), self._names(head))
         self._read_frames(head)

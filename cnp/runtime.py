@@ -13,12 +13,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from cnp import patch, source, targets
+from cnp import interpret, patch, source, targets
 from cnp.assembler import Assembler as BareAssembler
 from cnp.code import Code, Entry
 from cnp.errors import LibraryError
 from cnp.library import Library
-from cnp.running import Frame, address
+from cnp.operands import Function, Label
+from cnp.result import Result
+from cnp.running import DEPTH, Frame, State, address
 
 __all__ = ["Assembler", "Code", "Entry", "Frame", "Vocabulary", "address", "compile", "installed", "load"]
 
@@ -38,6 +40,26 @@ class Vocabulary:
     def assembler(self, helpers: Mapping[str, object] | None = None) -> Assembler:
         """A new program. helpers: name -> address, Python callable, or cffi or ctypes function pointer."""
         return Assembler(self.library, helpers or {})
+
+    def interpret(
+        self,
+        program: Code | Assembler,
+        place: Function | Label | int | str,
+        state: State | None = None,
+        frame: Frame | None = None,
+        depth: int = DEPTH,
+        fuel: int | None = None,
+        threaded: bool | None = None,
+    ) -> Result:
+        """Run a program by the interpreter of the same bodies, from a function (or its name), a label or a position on.
+
+        program: code, or an assembler, which is built. state, frame, depth, fuel: as in `Entry.run`. threaded: by that one,
+        or by the switch; None: by the faster one that there is. StateError: the source did not want it (CNP_INTERPRET).
+        """
+        code = program.build() if isinstance(program, Assembler) else program
+        if threaded is None:
+            threaded = interpret.has_threads(code.library)
+        return code.interpreter.run(place, state, frame, depth, fuel, threaded)
 
     def frame(self, slots: int) -> Frame:
         """Memory for `slots` bytes of slots and the header below them."""

@@ -60,6 +60,12 @@ enum {
     CNP_TRAP_USER = 64
 };
 
+/* ---- the interpreters that come with the stencils: threaded (the switch, and the threaded one where the machine can have
+ * it), switch, or none */
+#ifndef CNP_INTERPRET
+#define CNP_INTERPRET threaded
+#endif
+
 /* ---- the state: declared once as #define CNP_STATE(X) X(type, name) …, with CNP_RESULT one of its names */
 #ifndef CNP_STATE
 #define CNP_STATE(X)
@@ -210,6 +216,7 @@ CNP_INLINE u32 cnp_bits_f32(f32 value) { u32 bits; __builtin_memcpy(&bits, &valu
 
 #ifdef CNP_DISCOVER
 CNP_MARK(result CNP_RESULT)
+CNP_MARK(interpret CNP_INTERPRET)
 #define CNP_MARK_STATE(type, name) CNP_MARK(state name type)
 CNP_STATE(CNP_MARK_STATE)
 #endif

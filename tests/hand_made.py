@@ -108,7 +108,10 @@ def built(*more: Operation, without: tuple[str, ...] = ()) -> Built:
     return Built(
         {"target": TARGET.name, "abi": "cnp-1", "source": "hand_made.c", "inputs": ""},
         tuple(kept),
-        {name: Block(bytes(4 * 64) if "." in name else b"\xc3", ()) for name in sorted(library.ROUTINES)},
+        {
+            name: Block(bytes(4 * 64) if "." in name else b"\xc3", ())
+            for name in sorted(library.ROUTINES | library.INTERPRETER)
+        },
         (),
         (),
         tuple(StateField(name, "f64" if name[0] == "f" else "u64", 8 * n, 8) for n, name in enumerate(WORDS)),

@@ -313,7 +313,7 @@ def test_some_targets_have_no_threads(vocabulary_file: VocabularyFile) -> None:
     asm.function("main", frame=FRAME)
     asm.ret(r[1])
     code = ForeignCode(asm.close())
-    with pytest.raises(StateError, match="ppc64le, which has no indirect tail calls") as caught:
+    with pytest.raises(StateError, match=r"ppc64le: .* the machine has no indirect tail calls") as caught:
         code.run([call(THREADED, "main", GIVEN)])
     assert caught.value.state == "threaded"
 

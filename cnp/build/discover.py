@@ -20,6 +20,8 @@ LISTED = ("in", "imm")  #: kinds whose immediates may be listed behind the name
 INTEGERS = {f"{sign}{bits}": bits // 8 for sign in "iu" for bits in (8, 16, 32, 64)}
 SCALARS = INTEGERS | {"f32": 4, "f64": 8}
 MOST_OPERANDS = 6
+#: What CNP_INTERPRET may say: the switch and, where the target can have it, the threaded one; the switch; neither.
+INTERPRETERS = ("threaded", "switch", "none")
 #: What IMM(operand, type) may name: also u5 and the like; or a number.
 IMMEDIATE = re.compile(r"[iu]([1-9]|[1-5]\d|6[0-4])|f32|f64")
 NUMBER = re.compile(r"-?\d+")
@@ -44,19 +46,21 @@ class Declaration:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A vocabulary: state as (type, name) in order, the name of the result, the declarations in order."""
+    """A vocabulary: state as (type, name) in order, the name of the result, the declarations in order. interpret: one of
+    INTERPRETERS."""
 
     path: Path
     state: tuple[tuple[str, str], ...]
     result: str
     declarations: tuple[Declaration, ...]
+    interpret: str = "threaded"
 
 
 def discover(path: Path, toolchain: Toolchain, flags: list[str]) -> Source:
     """Read the declarations of a C source. BuildError at the user's line for what is not understood."""
     text = toolchain.compile("-E", "-DCNP_DISCOVER", *flags, path)
     state: list[tuple[str, str]] = []
-    result = ""
+    result, interpret = "", INTERPRETERS[0]
     found: dict[str, Declaration] = {}
     for mark, file, line in marks(text):
         kind, _, rest = mark.partition(" ")
@@ -65,6 +69,8 @@ def discover(path: Path, toolchain: Toolchain, flags: list[str]) -> Source:
             state.append((ctype.strip(), name))
         elif kind == "result":
             result = "" if rest == "CNP_RESULT" else rest
+        elif kind == "interpret":
+            interpret = rest
         else:
             new = declaration(kind, rest, file, line)
             if new.name in found:
@@ -78,7 +84,10 @@ def discover(path: Path, toolchain: Toolchain, flags: list[str]) -> Source:
         )
     if result and result not in {name for _, name in state}:
         raise BuildError(f"{path}: CNP_RESULT is {result!r}, which is no state field", op="", line=0)
-    return Source(path, tuple(state), result, tuple(found.values()))
+    if interpret not in INTERPRETERS:
+        message = f"{path}: CNP_INTERPRET is {interpret}; it is one of {', '.join(INTERPRETERS)}"
+        raise BuildError(message, op="", line=0)
+    return Source(path, tuple(state), result, tuple(found.values()), interpret)
 
 
 def marks(text: str) -> Iterator[tuple[str, str, int]]:

@@ -142,7 +142,8 @@ def pipeline(job: Job) -> Made:
             learner.tell(stencils, compiler.sections)
             batch = learner.ask()
             stencils = compiler.compile(*batch) if any(batch) else {}
-        interpreted = max(stack_usage(job, report.read_text()) for report in folder.glob("*.su"))
+        reports = [path.read_text() for path in folder.glob("*.su")]
+        interpreted = max((stack_usage(job, report) for report in reports), default=0)
     extracted = compiler.extracted
     assert extracted is not None  # the first batch is never empty
     forms = learner.forms()

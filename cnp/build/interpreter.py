@@ -216,7 +216,9 @@ class Words:
 
 
 def units(source: Source, target: Target, callers: frozenset[str], natives: frozenset[str]) -> list[Unit]:
-    """The interpreters that a target can have. callers: bodies that call helpers; natives: those that make native calls."""
+    """The interpreters that the source wants and a target can have. callers: bodies that call helpers; natives: those that make native calls."""
+    if source.interpret == "none":
+        return []
     firsts: dict[str, int] = {}
     texts = ["CNP_GO(cnp_pc + 1);"]  # interpret.IDLE
     for number, case in enumerate(cases(source), len(texts)):
@@ -238,7 +240,7 @@ def units(source: Source, target: Target, callers: frozenset[str], natives: froz
     found = [
         Unit("interpreter", opening(source, words(source, most, most, most), "") + text, flags + ONE_DISPATCH)
     ]
-    if has_threads(target):
+    if has_threads(target) and source.interpret == OPTIONAL:
         convention = "" if target.fastcc else target.convention
         text = filled(THREADED, {**marks, "@ENTRY@": ENTRY.replace("@NAME@", interpret.THREADED)})
         found.append(Unit(OPTIONAL, opening(source, thread_words(source, target), convention) + text, flags))
