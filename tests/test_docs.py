@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
 
 import pytest
 
 from cnp import targets
+from tests.support import need
 
 HOME = Path(__file__).resolve().parents[1]
+DOCS = HOME / "docs"
 PAGES = sorted([HOME / "README.md", *(HOME / "docs").glob("*.md")])
 
-pytestmark = pytest.mark.checkout
+#: Pages of which the tests run every block, also against the wheel.
+WALKED = ("tutorial.md",)
+
+checkout = pytest.mark.checkout
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -20,6 +26,7 @@ def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
 
 
+@checkout
 def test_readme_example(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -38,12 +45,37 @@ def test_readme_example(
     assert capsys.readouterr().out.split() == promised
 
 
+@pytest.mark.parametrize("name", WALKED)
+def test_every_block_runs(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A page as a new user would type it, in an empty folder: C into the file that its first line names, Python in
+    one session. What `print` says is what its comment promises."""
+    need(importlib.util.find_spec("ziglang") is not None, "operations are built by the ziglang wheel")
+    monkeypatch.chdir(tmp_path)
+    session: dict[str, object] = {}
+    promised = []
+    for language, block in re.findall(r"```(c|python)\n(.*?)```", (DOCS / name).read_text(), re.DOTALL):
+        if language == "c":
+            with Path(block.split()[1]).open("a") as file:
+                file.write(block)
+        else:
+            promised += re.findall(r"^ *print\(.*\)  # (.+)$", block, re.MULTILINE)
+            exec(compile(block, f"{name}: {block.strip().splitlines()[0]}", "exec"), session)
+    said = capsys.readouterr().out.splitlines()
+    assert [line for line in said if line in promised] == promised
+    if "ratio" in session:
+        assert float(str(session["ratio"])) > 2, "the page says 20 to 30; a machine that is busy may say less"
+
+
+@checkout
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links(page: Path) -> None:
     for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
         assert (page.parent / link).exists(), f"{page.name} links to {link}"
 
 
+@checkout
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_named_files(page: Path) -> None:
     """Files of the project that a page names exist."""
@@ -51,6 +83,7 @@ def test_named_files(page: Path) -> None:
         assert (HOME / name).exists(), f"{page.name} names {name}"
 
 
+@checkout
 def test_contract_names_every_register_count() -> None:
     """The table of state registers in docs/contract.md is what the targets say."""
     rows = re.findall(
@@ -62,6 +95,7 @@ def test_contract_names_every_register_count() -> None:
         assert (target.ints, target.floats) == (int(ints), int(floats)), name
 
 
+@checkout
 def test_contract_lists_every_trap() -> None:
     """cnp.h, cnp/frame.py and the page have the same trap codes."""
     from cnp.frame import TRAPS
