@@ -19,9 +19,23 @@ from cnp.errors import (
     TrapError,
 )
 from cnp.library import Library
-from cnp.operands import Cell, Function, Label, Register, Slot, Symbol, Table, f, r, slot
+from cnp.operands import (
+    Cell,
+    DataLabel,
+    Function,
+    Label,
+    Lazy,
+    Offset,
+    Register,
+    Slot,
+    Symbol,
+    Table,
+    f,
+    r,
+    slot,
+)
 from cnp.result import Activation, Result
-from cnp.runtime import Assembler, Code, Entry, Frame, Vocabulary, address, compile, load
+from cnp.runtime import Assembler, Code, Entry, Frame, Vocabulary, address, compile, load, process
 
 __version__ = "0.1.0"
 
@@ -34,15 +48,18 @@ __all__ = [
     "CnpError",
     "Code",
     "Cost",
+    "DataLabel",
     "Entry",
     "Frame",
     "Function",
     "HostError",
     "Label",
     "LabelError",
+    "Lazy",
     "Library",
     "LibraryError",
     "MemoryFault",
+    "Offset",
     "OperandError",
     "RangeError",
     "Register",
@@ -60,6 +77,7 @@ __all__ = [
     "compile",
     "f",
     "load",
+    "process",
     "r",
     "slot",
 ]

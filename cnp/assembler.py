@@ -14,18 +14,25 @@ Where none takes them together, the operation is composed (`cnp/compose.py`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from cnp.choose import chooser, refusal
 from cnp.compose import Composer, Cost, cost
+from cnp.editing import Ops
 from cnp.errors import LabelError, OperandError, StateError
+from cnp.labels import Locals
 from cnp.library import Library
 from cnp.operands import (
     At,
     Cell,
+    DataLabel,
     Function,
     Label,
+    Lazy,
+    Offset,
+    Place,
     Register,
     Slot,
     Symbol,
@@ -36,7 +43,8 @@ from cnp.operands import (
     slot,
     word,
 )
-from cnp.program import Op, Program
+from cnp.program import Op, Program, Span
+from cnp.sections import DATA, RODATA, Data, check_alignment
 from cnp.stencil import Operation
 
 __all__ = [
@@ -44,8 +52,11 @@ __all__ = [
     "At",
     "Cell",
     "Cost",
+    "DataLabel",
     "Function",
     "Label",
+    "Lazy",
+    "Offset",
     "Op",
     "Program",
     "Register",
@@ -68,12 +79,23 @@ class Assembler:
 
     def __init__(self, library: Library, strict: bool = False) -> None:
         self.library = library
-        self.program = Program(library)
-        self._closed = False
         self._chooser = chooser(library)
         self._composer = Composer(library, self._chooser)
         self._strict = strict
         self._absent = self._without_number()
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin a new program. Labels of the last one belong to that; code that was built from it stays as it is.
+
+        ops: the operations as a sequence that can be edited; rodata, data: the sections of data.
+        """
+        self.program = Program(self.library)
+        self._closed = False
+        self._locals = Locals(self.label)
+        self.ops = Ops(self.program, self._select_at, self._check_open)
+        self.rodata = Data(self.program, RODATA, self._own_open)
+        self.data = Data(self.program, DATA, self._own_open)
 
     def _without_number(self) -> dict[object, Slot]:
         """The registers that the target does not have, with their homes."""
@@ -93,9 +115,20 @@ class Assembler:
         operation, ops = self.library[name], self.program.ops
         position = len(ops)
         found = self._select(operation, operands, at)
-        self._check_frame(operation, operands)
+        functions = self.program.functions
+        self._check_frame(operation, operands, functions[-1] if functions else None)
         ops += found
+        if len(found) > 1:
+            self.program.composed[position] = len(found)
         return position
+
+    def _select_at(self, name: str, operands: tuple[object, ...], at: At | None, position: int) -> list[Op]:
+        """What `op` would append, for a place among the operations that there are."""
+        operation, functions = self.library[name], self.program.functions
+        found = self._select(operation, operands, at)
+        begun = bool(functions) and (functions[0].position or 0) <= position
+        self._check_frame(operation, operands, self.program.function_at(position) if begun else None)
+        return found
 
     def cost(self, name: str, *operands: object) -> Cost:
         """What an operation with these operands takes in the short variant; nothing is appended. It may name
@@ -174,23 +207,30 @@ class Assembler:
         for number in places:
             value = found[number]
             if isinstance(value, int):
-                found[number] = Label(f"op {value}", self.program, value)
+                found[number] = self.program.label_at(value)
             for label in value.labels if isinstance(value, Table) else (value,):
                 self._own(label)
         return tuple(found)
 
-    def _own(self, label: object) -> None:
-        """LabelError if this is a label of another program."""
-        if isinstance(label, Label) and label.program is not self.program:
+    def _own(self, place: object) -> None:
+        """LabelError if this is a label of another program, or a place beside one."""
+        label = place.place if isinstance(place, Offset) else place
+        if isinstance(label, (Label, DataLabel)) and label.program is not self.program:
             raise LabelError(f"label {label.name!r} belongs to another program", label=label.name)
 
-    def _check_frame(self, operation: Operation, operands: tuple[object, ...]) -> None:
+    def _own_open(self, place: object) -> None:
+        """The same; StateError if the program is closed."""
+        self._check_open()
+        self._own(place)
+
+    def _check_frame(
+        self, operation: Operation, operands: tuple[object, ...], function: Function | None
+    ) -> None:
         """A slot lies within the frame of its function; the frame of a callee may begin at its end."""
-        functions = self.program.functions
-        if not functions:
+        if function is None:
             message = f"{operation.name}: begin a function first: asm.function(name, frame=bytes)"
             raise StateError(message, state="no function")
-        size = functions[-1].frame
+        size = function.frame
         last = size if operation.calls else size - 8
         for number, operand in enumerate(operands):
             if isinstance(operand, Slot) and not 0 <= operand.offset <= last:
@@ -198,10 +238,14 @@ class Assembler:
                 message = f"{operation.name}: {name} is slot({offset}); the frame has {size} bytes"
                 raise OperandError(message, op=operation.name, operand=name, value=offset, allowed=(0, last))
 
-    # ---- labels, functions, data
+    # ---- functions
 
     def function(self, name: str, frame: int) -> Function:
         """Begin a function here: a place that run() and native calls enter. frame: bytes of its slots."""
+        return self.begin(self.declare(name, frame))
+
+    def declare(self, name: str, frame: int) -> Function:
+        """A function whose code comes later: bind it with `begin`. LabelError: the name is taken."""
         self._check_open()
         if frame < 0 or frame % 8:
             raise OperandError(
@@ -211,56 +255,147 @@ class Assembler:
                 value=frame,
                 allowed=8,
             )
-        if any(function.name == name for function in self.program.functions):
-            raise LabelError(f"function {name!r} exists already", label=name)
-        if self.program.functions:
-            self.program.functions[-1].end = len(self.program.ops)
-        new = Function(name, self.program, len(self.program.ops), True, frame)
-        self.program.functions.append(new)
+        self._check_name(name)
+        new = self.program.named[name] = Function(name, self.program, None, True, frame=frame)
         return new
-
-    def declare(self, name: str, frame: int) -> Function:
-        """A function whose code comes later: bind it with `begin`."""
-        return Function(name, self.program, None, True, frame)
 
     def begin(self, function: Function) -> Function:
         """Begin the code of a declared function here."""
-        self._own(function)
-        begun = self.function(function.name, function.frame)
-        self.program.functions[-1] = function
         self.bind(function)
-        function.end = begun.end
+        if self.program.functions:
+            self.program.functions[-1].end = len(self.program.ops)
+        self.program.functions.append(function)
         return function
 
+    def _check_name(self, name: str) -> None:
+        """LabelError if a function, a label or an export has this name."""
+        known = self.program.named.get(name)
+        if known or name in self.program.exports:
+            kind = "function" if isinstance(known, Function) else "label"
+            raise LabelError(f"{kind} {name!r} exists already", label=name)
+
+    # ---- labels
+
     def label(self, name: str = "") -> Label:
-        """A new label, not yet bound."""
+        """A new label, not yet bound. name: for messages."""
         new = Label(name or f"label {len(self.program.labels)}", self.program)
         self.program.labels.append(new)
         return new
 
-    def bind(self, label: Label, entry: bool = False) -> Label:
-        """Bind a label to the next operation. entry: `code.enter` may enter here."""
+    def bind(self, label: Label | str, entry: bool = False, address: int | None = None) -> Label:
+        """Bind a label, or the global one of a name, to the next operation. entry: `code.enter` may enter here.
+        address: bind it to what lies there instead, which is no operation of this program."""
         self._check_open()
+        label = self[label] if isinstance(label, str) else label
         self._own(label)
-        if label.position is not None:
-            raise LabelError(
-                f"label {label.name!r} is bound already, to op {label.position}", label=label.name
-            )
-        label.position = len(self.program.ops)
-        label.entry = label.entry or entry
+        if label.position is not None or label.address is not None:
+            where = f"op {label.position}" if label.address is None else f"address {label.address:#x}"
+            raise LabelError(f"label {label.name!r} is bound already, to {where}", label=label.name)
+        if address is None:
+            label.position = len(self.program.ops)
+            label.entry = label.entry or entry
+        else:
+            label.address = word(address)
         return label
 
     def here(self, name: str = "", entry: bool = False) -> Label:
         """A label bound to the next operation."""
         return self.bind(self.label(name), entry)
 
-    def cell(self, initial: int = 0) -> Cell:
-        """A word of data that several operations share."""
-        return Cell(word(initial))
+    def __getitem__(self, name: str) -> Label:
+        """The function or global label of that name; a new label when it is first asked for."""
+        known = self.program.named.get(name)
+        if known is None:
+            self._check_open()
+            self._check_name(name)
+            known = self.program.named[name] = self.label(name)
+        return known
+
+    def local(self, number: int) -> Label:
+        """Bind a local label to the next operation; it may be bound again and again (`cnp/labels.py`)."""
+        self._check_open()
+        return self.bind(self._locals.define(number))
+
+    def forward(self, number: int) -> Label:
+        """The local label of that number that is bound next."""
+        return self._locals.forward(number)
+
+    def backward(self, number: int) -> Label:
+        """The local label of that number that was bound last; LabelError if there is none."""
+        return self._locals.backward(number)
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """What is assembled inside has local labels of its own. LabelError at its end: one was never bound."""
+        outer, self._locals = self._locals, Locals(self.label)
+        try:
+            yield
+            self._locals.check()
+        finally:
+            self._locals = outer
+
+    def export(self, name: str, place: Place) -> None:
+        """Give a place a name in `code.symbols`; functions and global labels have theirs. LabelError: it is taken."""
+        self._own_open(place)
+        if not isinstance(place, Place):
+            message = f"{name}: {place!r} has no address"
+            raise OperandError(message, op=name, operand="place", value=place, allowed="a place")
+        self._check_name(name)
+        self.program.exports[name] = place
+
+    # ---- where code lies
+
+    @contextmanager
+    def cold(self) -> Iterator[None]:
+        """What is assembled inside lies away from other code, which then goes there and back by jumps."""
+        self._check_open()
+        program, span = self.program, Span(len(self.program.ops))
+        program.cold.append(span)
+        try:
+            yield
+        finally:
+            span.end = len(program.ops)
+
+    def align(self, alignment: int) -> None:
+        """Align the next operation, with nops before it: to a power of two up to 4096 bytes."""
+        self._check_open()
+        check_alignment("align", alignment)
+        aligned, position = self.program.aligned, len(self.program.ops)
+        aligned[position] = max(alignment, aligned.get(position, 1))
+
+    # ---- data
+
+    def cell(self, initial: int | Place = 0) -> Cell:
+        """A word of data that several operations share. initial: a number or the address of a place."""
+        self._own(initial)
+        return Cell(initial if isinstance(initial, Place) else word(initial))
+
+    def lazy(self, name: str, until: Function, frame: int) -> Lazy:
+        """A cell for a function of another code object, which operations that call take as a table, with index 0.
+
+        Until somebody knows it (`code.link`), `until` is called. frame: bytes of slots that it, and what it calls, may
+        have at most.
+        """
+        self._own_open(until)
+        if not isinstance(until, Function) or frame < 0 or frame % 8:
+            message = f"lazy {name}: give a function of this program and a frame of a multiple of 8 bytes"
+            raise OperandError(message, op=name, operand="until", value=(until, frame), allowed="a function")
+        if name in self.program.lazy:
+            raise LabelError(f"lazy {name!r} exists already", label=name)
+        new = self.program.lazy[name] = Lazy(until, name, frame)
+        return new
 
     def table(self, *labels: Label) -> Table:
-        """A jump table."""
+        """A jump table, 8 bytes an entry. `asm.rodata` holds those of other shapes."""
         return Table(labels)
+
+    # ---- the end
+
+    def check(self) -> None:
+        """Everything that linking would refuse, at any time: labels that are bound to nothing, jumps into larger frames,
+        functions that are empty or run off their end; local labels that were looked forward to."""
+        self._locals.check()
+        self.program.check()
 
     def close(self) -> Program:
         """The finished program, checked."""

@@ -18,7 +18,21 @@ from weakref import WeakKeyDictionary
 
 from cnp.errors import OperandError
 from cnp.library import Library
-from cnp.operands import ADDRESSES, Cell, Function, Label, Register, Slot, Symbol, Table, Value, word
+from cnp.operands import (
+    ADDRESSES,
+    Cell,
+    DataLabel,
+    Function,
+    Label,
+    Lazy,
+    Offset,
+    Register,
+    Slot,
+    Symbol,
+    Table,
+    Value,
+    word,
+)
 from cnp.stencil import Accept, Form, Operand, Operation
 
 FLOAT_FORMATS = {
@@ -44,7 +58,7 @@ class Candidate(NamedTuple):
 
 
 class Shortlist(NamedTuple):
-    """The forms for operands of some kinds. places: which operands are labels, tables or positions."""
+    """The forms for operands of some kinds. places: which operands are places of the program, tables or positions."""
 
     candidates: tuple[Candidate, ...]
     places: tuple[int, ...]
@@ -98,7 +112,7 @@ def code_taker(accepted: str, kind: type) -> Taker | None:
 def object_taker(accepted: str, kind: type) -> Taker | None:
     """What has an address in the end; a number is one, or what a cell holds at first."""
     if accepted == "table":
-        return itself if issubclass(kind, Table) else None
+        return itself if issubclass(kind, (Table, Lazy)) else None
     if issubclass(kind, int):
         return word if accepted == "symbol" else lambda number: Cell(word(number))
     return itself if issubclass(kind, ADDRESSES if accepted == "symbol" else Cell) else None
@@ -173,10 +187,12 @@ class Chooser:
 
 
 def place(declared: Operand, kind: Kind) -> bool:
-    """Whether an operand is a label, a table of labels or a position, which becomes a label."""
+    """Whether an operand is a place of the program, a table of labels or a position, which becomes a label."""
     if isinstance(kind, str) or issubclass(kind, bool):
         return False
-    return issubclass(kind, (Label, Table)) or (declared.kind == "label" and issubclass(kind, int))
+    return issubclass(kind, (Label, Table, DataLabel, Offset)) or (
+        declared.kind == "label" and issubclass(kind, int)
+    )
 
 
 def candidate(form: Form, kinds: tuple[Any, ...]) -> Candidate | None:

@@ -11,9 +11,10 @@ from typing import Any
 
 from cnp import frame as layout
 from cnp import interpret, native, targets
-from cnp.assembler import Cell, Function, Label, Program, Symbol
+from cnp.assembler import Cell, Function, Label, Offset, Program, Symbol
 from cnp.errors import LabelError, OperandError, StateError, TrapError
 from cnp.link import NATIVE_FRAME, Helpers, interpreted_frame, needs, place
+from cnp.operands import Place, name_of
 from cnp.result import Result
 from cnp.running import (
     CALLABLE_FRAME,
@@ -31,25 +32,31 @@ from cnp.running import (
     prepare,
     raise_held,
 )
+from cnp.symbols import Symbols
 
 
 class Code:
     """Finished code: functions by name, its cells, the ways in.
 
-    symbols: function -> address. `code["name"]` is a function that can be run or made a callable.
+    symbols: address of each function, global label and export. `code["name"]` is a function that can be run or made a
+    callable. Code whose symbols this one took lives as long as this.
     """
 
-    def __init__(self, program: Program, helpers: Mapping[str, object]) -> None:
+    def __init__(self, program: Program, helpers: Mapping[str, object], symbols: object = None) -> None:
         host = targets.get("host")
         if program.library.target.name != host.name:
             message = f"code for {program.library.target.name} does not run on {host.name}; encode() it, or cnp run --target"
             raise StateError(message, state="foreign")
         self.program, self.library = program, program.library
-        self._helpers = Helpers(self.library, helpers)
+        self._helpers = Helpers(self.library, helpers, symbols)
         self._block = place(program, self._helpers.address, self._helpers)
         self.image = self._block.image
         self.symbols = self.image.symbols
         self.needs = needs(program)
+        for other in self._helpers.symbols.codes:
+            self._check_vocabulary(other)
+            self.needs = self.needs.with_those_of(other.needs)
+        self._links: dict[str, object] = {}  # what the cells of lazy functions point into
         self._entries = program.entries()
         self._interpreter: Interpreter | None = None
 
@@ -62,24 +69,70 @@ class Code:
         raise LabelError(f"there is no function {name!r}; there are {known}", label=name)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.symbols)
+        return (function.name for function in self.program.functions if function.name in self.symbols)
+
+    def _check_vocabulary(self, other: Code) -> None:
+        """StateError: functions of the other code cannot be called from here."""
+        ours, theirs = self.library, other.library
+        if (ours.state, ours.header_size) != (theirs.state, theirs.header_size):
+            message = f"code of {ours.path} cannot call code of {theirs.path}, which has another state"
+            raise StateError(message, state="vocabulary")
+
+    def link(self, symbols: object) -> tuple[str, ...]:
+        """Let the cells of lazy functions (`asm.lazy`) point to those that are known now, each by one atomic store; the
+        names that are still open.
+
+        symbols: as for an assembler. StateError: a function of another code object takes more frame or stack than was
+        said, or is of another vocabulary.
+        """
+        source = Symbols(symbols)
+        found = {name: source.address(name) for name in self.program.lazy}
+        for other in source.codes:
+            self._check_vocabulary(other)
+            if not self.needs.covers(other.needs):
+                message = (
+                    f"{', '.join(other)} take {other.needs}, of which lazy functions here have {self.needs}"
+                )
+                raise StateError(message, state="needs")
+        for name, where in found.items():
+            if where is not None:
+                self._links[name] = source
+                native.cell_store(self._block.cells[self.program.lazy[name]], 8, where)
+        return tuple(name for name in found if name not in self._links)
 
     @property
     def cells(self) -> Cells:
         """Cells by operation: `code.cells[12].shape = 5` is one atomic store."""
         return Cells(self)
 
-    def address(self, place: Label | int) -> int:
-        """Address of a label or of an operation."""
-        return self.image.base + self.image.offsets[self.position(place)]
+    def address(self, place: Place | int | str) -> int:
+        """Address of a label, of an operation, of a place in data or beside another place, of a symbol by its name.
+        LabelError: this program has no such place."""
+        if isinstance(place, str):
+            if place not in self.symbols:
+                raise LabelError(
+                    f"there is no symbol {place!r}; there are {', '.join(self.symbols)}", label=place
+                )
+            return self.symbols[place]
+        if isinstance(place, Offset):
+            return self.address(place.place) + place.addend
+        if isinstance(place, int) or (isinstance(place, Label) and place.address is None):
+            return self.image.base + self.image.offsets[self.position(place)]
+        try:
+            if getattr(place, "program", self.program) is not self.program:
+                raise LookupError(place)
+            return self.image.address(place)
+        except LookupError:
+            message = f"{name_of(place)} is no place of this program"
+            raise LabelError(message, label=name_of(place)) from None
 
-    def position(self, place: Label | int) -> int:
+    def position(self, place: Place | int) -> int:
         """Position of a label or of an operation; LabelError if this program has no such operation."""
         label = place if isinstance(place, Label) else None
         position = place.position if isinstance(place, Label) else place
         if (
             (label and label.program is not self.program)
-            or position is None
+            or not isinstance(position, int)
             or not 0 <= position < len(self.image.offsets)
         ):
             raise LabelError(
@@ -209,7 +262,9 @@ class Interpreter:
         self._block = place(program, interpret.reachable_imports(code._helpers.address), code._helpers)
         names = {value.name for op in code.program.ops for value in op.values if isinstance(value, Symbol)}
         symbols = {name: found for name in names if (found := code._helpers.address(name)) is not None}
-        data = interpret.records(code.program, self._base, self._cell, symbols, self._block.image.routines)
+        data = interpret.records(
+            code.program, self._base, self._cell, symbols, self._block.image.routines, code.image.address
+        )
         start = self._base - address(self._records)
         self._records[start : start + len(data)] = data
 

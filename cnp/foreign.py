@@ -101,6 +101,7 @@ class ForeignCode:
             self.image.cell_places.__getitem__,
             {name: self.symbols[name] for name in used},
             self.interpreter.routines,
+            self.image.address,
         )
         self.needs: Needs = needs(program)
         self.frames_at = align(self.records_at + len(self.records) + 64)

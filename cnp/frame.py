@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from cnp.errors import OperandError
 from cnp.library import Library
@@ -202,6 +202,14 @@ class Needs:
     step: int
     largest: int
     native: int
+
+    def with_those_of(self, other: Needs) -> Needs:
+        """What runs take that may call each other's functions."""
+        return Needs(*map(max, zip(astuple(self), astuple(other), strict=True)))
+
+    def covers(self, other: Needs) -> bool:
+        """Whether nothing is lacking where functions of the other one are called."""
+        return self.with_those_of(other) == self
 
     def frame_bytes(self, first: int, depth: int) -> int:
         """Slots needed for a frame of `first` bytes with `depth` nested calls."""

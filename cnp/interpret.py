@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from cnp.errors import LibraryError, StateError, SymbolError
 from cnp.library import Library
-from cnp.operands import Cell, Label, Register, Slot, Symbol, Table, Value
+from cnp.operands import Cell, DataLabel, Label, Lazy, Offset, Register, Slot, Symbol, Table, Value, name_of
 from cnp.program import Op, Program
 from cnp.stencil import Operand
 
@@ -102,11 +102,13 @@ def records(
     cell: Callable[[Cell], int],
     symbols: Mapping[str, int],
     routines: Mapping[str, int] | None = None,
+    located: Callable[[DataLabel | Offset], int] | None = None,
 ) -> bytes:
     """The program as records for the address `base`; none where no interpreter reads them. cell: address of a cell; symbols: addresses of helpers; routines:
-    those of the interpreters' image, which the threaded one needs to be known here.
+    those of the interpreters' image, which the threaded one needs to be known here; located: address in data, or of bytes
+    beside a place, which is that of generated code.
 
-    StateError: the program calls generated code of others, which has no records.
+    StateError: the program goes to generated code of others, which has no records.
     """
     check_calls(program)
     if not exists(program.library):
@@ -125,12 +127,18 @@ def records(
         if isinstance(value, Register):
             return program.library.home(value) & (1 << 64) - 1
         if isinstance(value, Label):
+            if value.address is not None:
+                return value.address
             assert value.position is not None  # Program.check saw to it
             return base + RECORD_SIZE * value.position
         if isinstance(value, Cell):
             return cell(value)
         if isinstance(value, Table):
             return places[value]
+        if isinstance(value, (DataLabel, Offset)):
+            if located is None:
+                raise SymbolError("nobody says where data lies", symbols=[name_of(value)])
+            return located(value) & (1 << 64) - 1
         return symbol(value)
 
     def symbol(value: Symbol) -> int:
@@ -208,9 +216,18 @@ def exact_numbers(op: Op) -> dict[int, list[int]]:
 
 
 def check_calls(program: Program) -> None:
-    """Only functions of the program itself can be called."""
+    """An operation can only go to what the program has itself. StateError: to generated code of others."""
     for position, op in enumerate(program.ops):
         for declared, value in zip(op.operation.operands, op.values, strict=True):
-            if declared.kind == "func" and isinstance(value, Symbol):
-                message = f"op {position} ({op.operation.name}) calls {value.name}: only generated code can be entered there"
+            goals = value.labels if isinstance(value, Table) else (value,)
+            imported = declared.kind == "func" and isinstance(value, Symbol)
+            placed = declared.kind in ("label", "func", "table") and any(map(is_placed, goals))
+            if imported or placed or (declared.kind == "table" and isinstance(value, Lazy)):
+                name = name_of(value)
+                message = f"op {position} ({op.operation.name}) calls {name}: only generated code can be entered there"
                 raise StateError(message, state="import")
+
+
+def is_placed(value: object) -> bool:
+    """Whether this is a label that is bound to an address."""
+    return isinstance(value, Label) and value.address is not None

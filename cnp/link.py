@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from cnp import memory, native, patch
 from cnp._backend import Helper
@@ -14,10 +12,11 @@ from cnp.assembler import Cell, Op, Program, Slot
 from cnp.errors import SymbolError
 from cnp.frame import Needs
 from cnp.library import Library
+from cnp.symbols import Symbols, pointer_value
 from cnp.target import Target
 
 NATIVE_FRAME = 64  #: return address, padding and alignment of one nested call beside what its stencil says
-FUNCTION_POINTER = type(ctypes.CFUNCTYPE(None)()).__mro__[1]  #: what all ctypes functions are
+LAZY_FRAME = 512  #: the same of functions of other code objects that come later
 
 
 def code_memory(target: Target) -> memory.CodeMemory:
@@ -43,10 +42,14 @@ class Placed:
 
 
 class Helpers:
-    """Addresses of helpers; Python callables become C functions when they are first needed."""
+    """Addresses of helpers and symbols; Python callables become C functions when they are first needed.
 
-    def __init__(self, library: Library, given: Mapping[str, object]) -> None:
+    symbols: where names come from that are not among the helpers.
+    """
+
+    def __init__(self, library: Library, given: Mapping[str, object], symbols: object = None) -> None:
         self._given = dict(given)
+        self.symbols = Symbols(symbols)
         self._signatures = {item.name: item.signature for item in library.imports}
         self._made: dict[str, Helper] = {}
 
@@ -54,7 +57,7 @@ class Helpers:
         """Where a helper lies; None if nobody gave it."""
         value = self._given.get(name)
         if value is None:
-            return native.poll_address() if name == "cnp_poll" else None
+            return native.poll_address() if name == "cnp_poll" else self.symbols.address(name)
         if isinstance(value, int):
             return value
         if (pointer := pointer_value(value)) is not None:
@@ -64,21 +67,12 @@ class Helpers:
                 f"helper {name} is {value!r}: give an address, a function pointer or a callable",
                 symbols=[name],
             )
+        if name not in self._signatures:
+            message = f"no stencil calls {name}, so that it has no prototype: give an address or a pointer"
+            raise SymbolError(message, symbols=[name])
         if name not in self._made:
             self._made[name] = native.python_helper(self._signatures[name], value)
         return self._made[name].address
-
-
-def pointer_value(value: object) -> int | None:
-    """The address in a ctypes or cffi function pointer; None for anything else."""
-    if isinstance(value, FUNCTION_POINTER):
-        pointer: Any = value
-        return ctypes.cast(pointer, ctypes.c_void_p).value
-    if type(value).__module__ == "_cffi_backend":
-        from cffi import FFI
-
-        return int(FFI().cast("uintptr_t", value))
-    return None
 
 
 def place(program: Program, addresses: Callable[[str], int | None], keep: object) -> Placed:
@@ -103,7 +97,10 @@ def needs(program: Program) -> Needs:
     callers = [op for op in program.ops if op.operation.calls]
     step = max((header + base_of(op) for op in callers), default=0)
     native_bytes = max((op.form.near.stack for op in callers), default=0) + NATIVE_FRAME
-    return Needs(step, max((f.frame for f in program.functions), default=0), native_bytes)
+    found = Needs(step, max((f.frame for f in program.functions), default=0), native_bytes)
+    for lazy in program.lazy.values():
+        found = found.with_those_of(Needs(header + lazy.frame, lazy.frame, LAZY_FRAME))
+    return found
 
 
 def interpreted_frame(library: Library) -> int:

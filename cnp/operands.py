@@ -1,4 +1,4 @@
-"""What operations are given: slots, registers, labels, cells, tables, symbols and numbers."""
+"""What operations are given: slots, registers, labels, cells, tables, symbols, places in data and numbers."""
 
 from __future__ import annotations
 
@@ -53,14 +53,30 @@ r = Bank("r", 10)
 f = Bank("f", 8)
 
 
+class Place:
+    """What has an address once the program is linked. `place + 8` is the address 8 bytes behind it."""
+
+    __slots__ = ()
+
+    def __add__(self, addend: int) -> Offset:
+        return Offset(self, operator.index(addend))
+
+    def __sub__(self, addend: int) -> Offset:
+        return self + -operator.index(addend)
+
+
 @dataclass(eq=False, slots=True)
-class Label:
-    """A place in a program: the operation that it is bound to. entry: the interpreter may enter here."""
+class Label(Place):
+    """A place in a program: the operation that it is bound to. entry: the interpreter may enter here.
+
+    address: of a label that is bound to no operation, but to what lies there.
+    """
 
     name: str
     program: Program = field(repr=False)
     position: int | None = None
     entry: bool = False
+    address: int | None = field(default=None, kw_only=True)
 
 
 @dataclass(eq=False, slots=True)
@@ -72,10 +88,32 @@ class Function(Label):
 
 
 @dataclass(eq=False, slots=True)
-class Cell:
-    """A word of the code object's data: read by code, changed atomically from outside."""
+class DataLabel(Place):
+    """A place in a data section, `offset` bytes from its start; None: not yet bound."""
 
-    initial: int = 0
+    name: str
+    program: Program = field(repr=False)
+    section: str = ""
+    offset: int | None = None
+
+
+@dataclass(eq=False, slots=True)
+class Cell(Place):
+    """A word of the code object's data: read by code, changed atomically from outside. initial: a number or the
+    address of a place."""
+
+    initial: int | Place = 0
+
+
+@dataclass(eq=False, slots=True)
+class Lazy(Cell):
+    """A cell for the address of a function of another code object, which may come later.
+
+    initial: the function of this program that is called until then. frame: bytes of slots that it may have at most.
+    """
+
+    name: str = ""
+    frame: int = 0
 
 
 @dataclass(eq=False, slots=True)
@@ -86,16 +124,34 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
-class Symbol:
+class Symbol(Place):
     """A name that is resolved when the program is linked."""
 
     name: str
 
 
-Value = int | Slot | Register | Label | Cell | Table | Symbol
+@dataclass(frozen=True, slots=True)
+class Offset(Place):
+    """`addend` bytes behind a place."""
+
+    place: Place
+    addend: int
+
+    def __add__(self, addend: int) -> Offset:
+        return Offset(self.place, self.addend + operator.index(addend))
+
+
+Value = int | Slot | Register | Label | Cell | Table | Symbol | DataLabel | Offset
 At = tuple[str, int]
 
-ADDRESSES = (Label, Symbol, Cell)  #: values that are addresses once the program is linked
+ADDRESSES = (Label, Symbol, Cell, DataLabel, Offset)  #: values that are addresses once the program is linked
+
+
+def name_of(place: object) -> str:
+    """A place for people."""
+    if isinstance(place, Offset):
+        return f"{name_of(place.place)}{place.addend:+}"
+    return str(getattr(place, "name", "") or type(place).__name__.lower())
 
 
 def word(value: int) -> int:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cnp.errors import OperandError, RangeError, SymbolError
-from cnp.operands import Cell, Label, Register, Slot, Table, Value
-from cnp.plan import BASE_ALIGN, Piece, Plan
+from cnp.operands import Cell, DataLabel, Label, Offset, Place, Register, Slot, Symbol, Table, Value
+from cnp.plan import BASE_ALIGN, Piece, Plan, align
 from cnp.program import Program
+from cnp.sections import DATA, RODATA, filled
 from cnp.stencil import Hole, What
 from cnp.target import Field, checked
 
@@ -28,7 +29,8 @@ class Image:
 
     code: bytes for `base`; data: bytes for `data_base`. offsets[i]: where op i begins, in bytes from base;
     ranges: (start, end, op) of every block in the order of addresses, op -1 for what all share. symbols: address of
-    each function. cells: op -> operand name -> address; cell_places: the same by cell. routines: address of each.
+    each function, global label and export. cells: op -> operand name -> address; cell_places: the same by cell.
+    routines, imports, sections: address of each.
     """
 
     base: int
@@ -41,6 +43,24 @@ class Image:
     cells: dict[int, dict[str, int]]
     routines: dict[str, int]
     cell_places: dict[Cell, int]
+    imports: Mapping[str, int] = field(default_factory=dict)
+    sections: Mapping[str, int] = field(default_factory=dict)
+
+    def address(self, place: Place) -> int:
+        """Address of a label, a cell, a symbol or a place in data. LookupError: the program does not use it."""
+        if isinstance(place, Offset):
+            return self.address(place.place) + place.addend
+        if isinstance(place, DataLabel) and place.offset is not None:
+            return self.sections[place.section] + place.offset
+        if isinstance(place, Cell):
+            return self.cell_places[place]
+        if isinstance(place, Symbol):
+            return self.imports[place.name]
+        if isinstance(place, Label) and place.address is not None:
+            return place.address
+        if isinstance(place, Label) and place.position is not None:
+            return self.base + self.offsets[place.position]
+        raise LookupError(f"{place} is bound to nothing")
 
     @property
     def enter(self) -> int:
@@ -60,7 +80,7 @@ class Image:
 def size_bound(program: Program) -> tuple[int, int]:
     """Bytes of code and data that an image of this program needs at most, wherever it lies."""
     plan = Plan(program)
-    return plan.bound, max(8, 8 * len(plan.cells))
+    return plan.bound, max(8, plan.data_bound)
 
 
 def encode(
@@ -75,7 +95,7 @@ def encode(
     if data_base is None:
         data_base = (base + plan.bound + DATA_ALIGN - 1) & -DATA_ALIGN
     check_base("base", base, plan.bound, BASE_ALIGN)
-    check_base("data_base", data_base, 8 * len(plan.cells), 8)
+    check_base("data_base", data_base, plan.data_bound, 8)
     plan.settle(base, resolve(plan.imports, imports or {}))
     return Patcher(plan, data_base).image()
 
@@ -105,6 +125,8 @@ class Patcher:
         self.plan, self.data_base = plan, data_base
         self.program, self.library, self.target = plan.program, plan.library, plan.target
         self.base, self.order = plan.base, plan.target.byteorder
+        cells = data_base + 8 * len(plan.cells)
+        self.sections = {RODATA: plan.rodata, DATA: align(cells, plan.program.sections[DATA].align)}
         self.code = bytearray(self.target.trap * (plan.end // len(self.target.trap) + 1))[: plan.end]
 
     def image(self) -> Image:
@@ -120,13 +142,15 @@ class Patcher:
             self.base,
             bytes(self.code),
             self.data_base,
-            b"".join(self.word(cell.initial) for cell in plan.cells),
+            self.data(),
             [piece.address - self.base for piece in plan.hot],
             [(p.address - self.base, p.address - self.base + p.keep, p.op) for p in self.pieces() if p.keep],
-            {f.name: self.operand(f) for f in self.program.functions if self.has_code(f)},
+            dict(self.symbols()),
             dict(self.cell_addresses()),
             {piece.name: piece.address for piece in plan.routines.values()},
             {cell: self.operand(cell) for cell in plan.cells},
+            plan.symbols,
+            self.sections,
         )
 
     def pieces(self) -> Iterator[Piece]:
@@ -134,8 +158,15 @@ class Patcher:
         for chunk in self.plan.chunks:
             yield from chunk.pieces()
 
-    def has_code(self, label: Label) -> bool:
-        return label.position is not None and label.position < len(self.plan.hot)
+    def symbols(self) -> Iterator[tuple[str, int]]:
+        """Addresses by name: of functions in their order, of global labels, of exports."""
+        names = {f.name: f for f in self.program.functions} | self.program.named
+        for name, label in names.items():
+            bound = label.position is not None and label.position < len(self.plan.hot)
+            if bound or label.address is not None:
+                yield name, self.operand(label)
+        for name, place in self.program.exports.items():
+            yield name, self.operand(place)  # type: ignore[arg-type]
 
     # ---- holes
 
@@ -175,11 +206,17 @@ class Patcher:
         if isinstance(value, Register):
             return self.register(value)
         if isinstance(value, Label):
+            if value.address is not None:
+                return value.address
             return self.plan.hot[value.position or 0].address  # Program.check has seen that it is bound
         if isinstance(value, Cell):
             return self.data_base + 8 * self.plan.cells[value]
         if isinstance(value, Table):
             return self.plan.tables[value]
+        if isinstance(value, Offset):
+            return self.operand(value.place) + value.addend  # type: ignore[arg-type]
+        if isinstance(value, DataLabel):
+            return self.sections[value.section] + (value.offset or 0)  # likewise
         return self.plan.symbols[value.name]
 
     def register(self, register: Register) -> int:
@@ -209,10 +246,10 @@ class Patcher:
         for piece, following in zip(self.plan.hot, self.plan.hot[1:], strict=False):
             start, end = piece.address + piece.keep - self.base, following.address - self.base
             if piece.falls and start < end:
-                self.code[start:end] = self.target.nop * ((end - start) // len(self.target.nop))
+                self.code[start:end] = self.target.padding(end - start)
 
     def copy_data(self) -> None:
-        """Constants, literals and tables."""
+        """Constants, literals, tables and the program's own."""
         plan = self.plan
         for index, address in plan.constants.items():
             self.put(address, self.library.constant(index).data)
@@ -220,6 +257,19 @@ class Patcher:
             self.put(address, self.word(self.operand(value)))
         for table, address in plan.tables.items():
             self.put(address, b"".join(self.word(self.operand(label)) for label in table.labels))
+        self.put(plan.rodata, self.section(RODATA))
+
+    def section(self, name: str) -> bytes:
+        """The bytes of a section, its addresses filled in."""
+        return filled(self.program.sections[name], self.operand, self.order)  # type: ignore[arg-type]
+
+    def data(self) -> bytes:
+        """The cells, then the section behind them."""
+        first = (cell.initial for cell in self.plan.cells)
+        words = [self.word(v if isinstance(v, int) else self.operand(v)) for v in first]  # type: ignore[arg-type]
+        data = self.section(DATA)
+        gap = self.sections[DATA] - self.data_base - 8 * len(words) if data else 0
+        return b"".join(words) + bytes(gap) + data
 
     def put(self, address: int, data: bytes) -> None:
         self.code[address - self.base : address - self.base + len(data)] = data

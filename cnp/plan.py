@@ -1,12 +1,13 @@
 """Program -> where everything lies: which variant of each stencil, which jumps by way of a veneer, every address.
 
     code   chunk    hot blocks of its operations     each without its jump to the next one when that follows
+                    those of operations in the cold  likewise
                     cold blocks, stubs               a stub for each operation and way out: "I left at op N"
                     veneers                          for what its jumps do not reach
            chunk    …
            routines with veneers of their own        the ways in and out
-           constants, literals, tables               read-only data
-    data   cells                                     8 bytes each, somewhere else, where they may be written
+           constants, literals, tables, rodata       read-only data
+    data   cells, data                               somewhere else, where they may be written
 
 A chunk is so small that each of its jumps reaches the whole of it, with all veneers that it could ever need. So the
 chunks are known before any address is; only what leaves its chunk can miss, and its own veneers are always near.
@@ -26,7 +27,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from cnp.assembler import Cell, Label, Op, Program, Symbol, Table, Value
+from cnp.assembler import Cell, Label, Offset, Op, Program, Symbol, Table, Value
+from cnp.operands import Place
+from cnp.sections import DATA, RODATA
 from cnp.stencil import Block, Form, Hole, Leave, What
 from cnp.target import REGION_SIZE, Field, Formula, Target
 
@@ -41,7 +44,8 @@ class Piece:
     """A block with its place in the image. op: the operation it belongs to (-1: a routine or veneer).
 
     keep: bytes of the block that are used. falls: control goes on behind it. siblings: the pieces of the same
-    operation, by block number. detours: hole number -> veneer. goal: where a veneer goes.
+    operation, by block number. detours: hole number -> veneer. goal: where a veneer goes. least: what the address is
+    aligned to at least.
     """
 
     block: Block
@@ -54,6 +58,7 @@ class Piece:
     siblings: tuple[Piece, ...] = ()
     detours: dict[int, Piece] | None = None
     goal: Goal | None = None
+    least: int = 1
 
 
 Goal = Piece | int  #: where a jump ends: a piece of the image or an address outside
@@ -61,10 +66,12 @@ Goal = Piece | int  #: where a jump ends: a piece of the image or an address out
 
 @dataclass(eq=False, slots=True)
 class Chunk:
-    """Pieces that reach each other. bound: bytes that it takes at most, wherever it lies."""
+    """Pieces that reach each other. bound: bytes that it takes at most, wherever it lies. late: hot blocks of operations
+    that the program puts into the cold."""
 
     bound: int = 0
     hot: list[Piece] = field(default_factory=list)
+    late: list[Piece] = field(default_factory=list)
     cold: list[Piece] = field(default_factory=list)
     stubs: list[Piece] = field(default_factory=list)
     veneers: dict[Goal, Piece] = field(default_factory=dict)
@@ -77,6 +84,7 @@ class Chunk:
     def own(self) -> Iterator[Piece]:
         """All but the veneers."""
         yield from self.hot
+        yield from self.late
         yield from self.cold
         yield from self.stubs
 
@@ -118,8 +126,8 @@ class Facts:
 class Plan:
     """The layout of one image: `Plan(program)` knows what belongs to it, `settle(base, imports)` where it lies.
 
-    hot[i]: piece of operation i. constants, literals, tables: address of each. cells: number of each.
-    bound: bytes of code at most, wherever the image lies. end: bytes of code, once settled; rounds: how often the
+    hot[i]: piece of operation i. constants, literals, tables: address of each; rodata: of that section. cells: number
+    of each. bound, data_bound: bytes of code and data at most, wherever the image lies. end: bytes of code, once settled; rounds: how often the
     layout was made again for that.
     """
 
@@ -134,10 +142,11 @@ class Plan:
         self.literals: dict[Value, int] = {}
         self.tables: dict[Table, int] = {}
         self.cells: dict[Cell, int] = {}
+        self.absolute: dict[Label, None] = {}
         self.imports: dict[str, None] = {}
         self.symbols: Mapping[str, int] = {}
         self.far: set[int] = set()
-        self.base = self.end = self.rounds = 0
+        self.base = self.end = self.rounds = self.rodata = 0
         self._facts: dict[int, Facts] = {}
         self._jumps: dict[int, tuple[Jump, ...]] = {}
         self._doubtful: dict[int, tuple[Jump, ...]] = {}
@@ -145,6 +154,8 @@ class Plan:
         self._regions = any(fld.formula is Formula.REGION for fld in self.target.fields.values())
         self.chunks = self._collect()
         self.bound = self._bound()
+        data = program.sections[DATA]
+        self.data_bound = 8 * len(self.cells) + (len(data.data) + data.align - 1 if data.data else 0)
 
     # ---- what belongs to the image
 
@@ -154,27 +165,32 @@ class Plan:
         room = self.target.island if sum(item.size for item in facts) > self.target.island > 0 else 0
         each = len(self.target.veneer.code) + self.target.veneer.align - 1
         chunks = [Chunk()]
+        aligned, cold = self.program.aligned, self.program.cold_positions()
         for position, (op, item) in enumerate(zip(self.program.ops, facts, strict=True)):
-            size = item.size + (each * item.veneers if room else 0)
+            least = aligned.get(position, 1)
+            size = item.size + least - 1 + (each * item.veneers if room else 0)
             if room and chunks[-1].bound + size > room:
                 chunks.append(Chunk())
-            elif self.hot:
+            elif self.hot and (position in cold) == (position - 1 in cold):
                 shorten(self.hot[-1])
             chunks[-1].bound += size
-            self._add(position, op, item, chunks[-1])
+            self._add(position, op, item, chunks[-1], position in cold)
+            self.hot[-1].least = least
+        for _, place in self.program.places():
+            self._use(place)
         chunks.append(self._routine_chunk())
-        outside = 0 if room else each * (len(self.imports) + len(self.routines))
+        outside = 0 if room else each * (len(self.imports) + len(self.routines) + len(self.absolute))
         for chunk in chunks:
             chunk.bound += outside
         return chunks
 
-    def _add(self, position: int, op: Op, facts: Facts, chunk: Chunk) -> None:
-        """The pieces of one operation."""
+    def _add(self, position: int, op: Op, facts: Facts, chunk: Chunk, late: bool) -> None:
+        """The pieces of one operation. late: it is to lie in the cold."""
         pieces = tuple([Piece(block, position, chunk, len(block.code)) for block in op.form.near.blocks])
         for piece in pieces:
             piece.siblings = pieces
         self.hot.append(pieces[0])
-        chunk.hot.append(pieces[0])
+        (chunk.late if late else chunk.hot).append(pieces[0])
         chunk.cold += pieces[1:]
         for leave in facts.leaves:
             block = self._stubs[leave]
@@ -185,12 +201,26 @@ class Plan:
         for index in facts.literals:
             self.literals.setdefault(op.values[index], 0)
         for value in op.values:
-            if isinstance(value, Cell):
-                self.cells.setdefault(value, len(self.cells))
-            elif isinstance(value, Table):
+            if isinstance(value, Table):
                 self.tables.setdefault(value, 0)
-            elif isinstance(value, Symbol):
-                self.imports[value.name] = None
+                for label in value.labels:
+                    self._use(label)
+            elif isinstance(value, Place):
+                self._use(value)
+
+    def _use(self, place: Place) -> None:
+        """What a place asks of the image."""
+        if isinstance(place, Offset):
+            place = place.place
+        if isinstance(place, Cell):
+            if place not in self.cells:
+                self.cells[place] = len(self.cells)
+                if isinstance(place.initial, Place):
+                    self._use(place.initial)
+        elif isinstance(place, Symbol):
+            self.imports[place.name] = None
+        elif isinstance(place, Label) and place.address is not None:
+            self.absolute[place] = None
 
     def _need(self, facts: Facts) -> None:
         self.constants |= dict.fromkeys(facts.constants, 0)
@@ -258,6 +288,8 @@ class Plan:
         """Bytes of everything; where chunks stay within regions, the gap before the largest one, for each border."""
         data = sum(len(c.data) + c.align for c in map(self.library.constant, self.constants))
         data += 8 + 8 * len(self.literals) + 8 * sum(len(table.labels) for table in self.tables)
+        rodata = self.program.sections[RODATA]
+        data += len(rodata.data) + rodata.align - 1
         code = sum(chunk.bound for chunk in self.chunks)
         borders = 1 + code // (REGION_SIZE // 4) if self._regions else 0
         return code + data + borders * max(chunk.bound for chunk in self.chunks)
@@ -286,14 +318,14 @@ class Plan:
             if self._regions and address // REGION_SIZE != (address + chunk.bound) // REGION_SIZE:
                 address = align(address, REGION_SIZE)
             for piece in chunk.pieces():
-                if piece.block.align > 1:
-                    address = align(address, piece.block.align)
+                if piece.block.align > 1 or piece.least > 1:
+                    address = align(address, max(piece.block.align, piece.least))
                 piece.address = address
                 address += piece.keep
         self.end = self._place_data(address) - self.base
 
     def _place_data(self, address: int) -> int:
-        """Constants by falling alignment, then literals, then tables."""
+        """Constants by falling alignment, then literals, then tables, then what the program has itself."""
         for index in sorted(self.constants, key=lambda i: -self.library.constant(i).align):
             constant = self.library.constant(index)
             address = align(address, constant.align)
@@ -306,7 +338,9 @@ class Plan:
         for table in self.tables:
             self.tables[table] = address
             address += 8 * len(table.labels)
-        return address
+        section = self.program.sections[RODATA]
+        self.rodata = align(address, section.align) if section.data else address
+        return self.rodata + len(section.data)
 
     # ---- what does not reach
 
@@ -388,6 +422,8 @@ class Plan:
             case What.TARGET:
                 value = self.program.ops[piece.op].values[hole.index]
                 if isinstance(value, Label):
+                    if value.address is not None:
+                        return value.address
                     return self.hot[value.position or 0]  # Program.check has seen that it is bound
                 assert isinstance(value, Symbol)  # the assembler takes nothing else
                 return self.symbols[value.name]

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from cnp.errors import LabelError
+from cnp.errors import LabelError, OperandError
 from cnp.library import Library
-from cnp.operands import At, Function, Label, Table, Value
+from cnp.operands import At, DataLabel, Function, Label, Lazy, Offset, Place, Table, Value
+from cnp.sections import DATA, RODATA, Section
 from cnp.stencil import Form, Operation, What
+from cnp.tables import MOST_OPERANDS
+
+MOST_COMPOSED = 1 + MOST_OPERANDS  #: an operation and the moves of its operands
+OPEN = 1 << 62  #: end of a range that has none yet
 
 
 class Op(NamedTuple):
@@ -31,14 +37,72 @@ class Op(NamedTuple):
 
 
 @dataclass(eq=False)
+class Span:
+    """A range of positions, without its end."""
+
+    start: int
+    end: int = OPEN
+
+
+@dataclass(eq=False)
 class Program:
-    """What is to be linked: plain data, in the order of the code. roots: routines that are called from outside."""
+    """What is to be linked: plain data, in the order of the code. roots: routines that are called from outside.
+
+    named: labels and functions by their global names; exports: further names. lazy: cells for functions of others.
+    sections: data by name. cold: operations that lie away from the others; aligned: position -> bytes that its operation
+    is aligned to. composed: where an operation was composed of several, first position -> how many.
+    """
 
     library: Library
     ops: list[Op] = field(default_factory=list)
     functions: list[Function] = field(default_factory=list)
     labels: list[Label] = field(default_factory=list)
     roots: tuple[str, ...] = ("cnp_enter",)
+    named: dict[str, Label] = field(default_factory=dict)
+    exports: dict[str, Place] = field(default_factory=dict)
+    lazy: dict[str, Lazy] = field(default_factory=dict)
+    sections: dict[str, Section] = field(default_factory=lambda: {RODATA: Section(), DATA: Section()})
+    cold: list[Span] = field(default_factory=list)
+    aligned: dict[int, int] = field(default_factory=dict)
+    composed: dict[int, int] = field(default_factory=dict)
+    _positions: dict[int, Label] = field(default_factory=dict)
+
+    def label_at(self, position: int) -> Label:
+        """A label for an operation that was given by its position."""
+        found = self._positions.get(position)
+        if found is None:
+            found = self._positions[position] = Label(f"op {position}", self, position)
+            self.labels.append(found)
+        return found
+
+    def forget_positions(self) -> None:
+        """Positions mean other operations from now on."""
+        self._positions.clear()
+
+    def composition_at(self, position: int) -> range | None:
+        """The operations that one was composed of and that a position is among."""
+        for start in range(position, max(-1, position - MOST_COMPOSED), -1):
+            if start in self.composed:
+                found = range(start, start + self.composed[start])
+                return found if position in found else None
+        return None
+
+    def cold_positions(self) -> frozenset[int]:
+        """The operations that lie away from the others."""
+        spans = (range(span.start, min(span.end, len(self.ops))) for span in self.cold)
+        return frozenset(position for span in spans for position in span)
+
+    def places(self) -> Iterator[tuple[str, Place]]:
+        """Places that something other than operations refers to, with what that is."""
+        for name, section in self.sections.items():
+            for fix in section.fixes:
+                yield name, fix.place
+                if fix.to:
+                    yield name, fix.to
+        for name, place in self.exports.items():
+            yield f"export {name}", place
+        for name, cell in self.lazy.items():
+            yield f"lazy {name}", cell
 
     def function_at(self, position: int) -> Function:
         """The function that an operation belongs to."""
@@ -57,20 +121,50 @@ class Program:
 
     def check(self) -> None:
         """Raise LabelError for labels that are used and unbound, for jumps that leave their function for one with a
-        larger frame, for functions that have no operations or run off their end."""
+        larger frame or go into the middle of a composition, for functions that have no operations or run off their
+        end."""
         for index, op in enumerate(self.ops):
             for declared, value in zip(op.operation.operands, op.values, strict=True):
                 if isinstance(value, (Label, Table)):
                     jumps = declared.kind in ("label", "table") and not op.operation.calls
                     for label in value.labels if isinstance(value, Table) else (value,):
                         self._check_label(index, label, jumps)
+                elif isinstance(value, (DataLabel, Offset)):
+                    self._check_place(f"op {index} ({op.operation.name})", value)
+                elif isinstance(value, Lazy) and declared.kind == "table" and not op.operation.calls:
+                    facts = {"op": op.operation.name, "operand": declared.name, "value": value.name}
+                    message = (
+                        f"op {index} ({op.operation.name}) jumps to {value.name}, which can only be called"
+                    )
+                    raise OperandError(message, **facts, allowed="table")
+        for who, place in self.places():
+            self._check_place(who, place)
         self._check_functions()
+
+    def _check_place(self, who: str, place: Place) -> None:
+        """LabelError for a place that is bound to nothing."""
+        if isinstance(place, Offset):
+            place = place.place
+        unbound = isinstance(place, DataLabel) and place.offset is None
+        if isinstance(place, Label) and place.address is None:
+            unbound = place.position is None or not 0 <= place.position < len(self.ops)
+        if unbound:
+            name = place.name  # type: ignore[attr-defined]
+            raise LabelError(f"{who} refers to label {name!r}, which is bound to nothing", label=name)
 
     def _check_label(self, index: int, label: Label, jumps: bool) -> None:
         """jumps: the operation goes there itself, and takes its frame along."""
         name = f"op {index} ({self.ops[index].operation.name}) goes to label {label.name!r}"
+        if label.address is not None:
+            return  # what lies there is the caller's
         if label.position is None or not 0 <= label.position < len(self.ops):
             raise LabelError(f"{name}, which is bound to no operation", label=label.name, index=index)
+        whole = self.composition_at(label.position) if self.composed else None
+        if whole and label.position != whole.start:
+            message = (
+                f"{name}, within the operations {whole.start} … {whole.stop - 1} that one was composed of"
+            )
+            raise LabelError(message, label=label.name, index=index)
         if jumps:
             here, there = self.function_at(index), self.function_at(label.position)
             if there.frame > here.frame:

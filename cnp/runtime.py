@@ -12,17 +12,33 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from cnp import interpret, patch, source, targets
 from cnp.assembler import Assembler as BareAssembler
 from cnp.code import Code, Entry
-from cnp.errors import LibraryError
+from cnp.errors import LibraryError, OperandError, StateError
 from cnp.library import Library
 from cnp.operands import Function, Label
 from cnp.result import Result
 from cnp.running import DEPTH, Frame, State, address
+from cnp.sections import Buffer
+from cnp.stencil import Operation
+from cnp.symbols import Symbols, process
 
-__all__ = ["Assembler", "Code", "Entry", "Frame", "Vocabulary", "address", "compile", "installed", "load"]
+__all__ = [
+    "Assembler",
+    "Code",
+    "Entry",
+    "Frame",
+    "Sizes",
+    "Vocabulary",
+    "address",
+    "compile",
+    "installed",
+    "load",
+    "process",
+]
 
 
 class Vocabulary:
@@ -37,9 +53,16 @@ class Vocabulary:
         """Names of the operations, in the order of their source."""
         return self.library.operations
 
-    def assembler(self, helpers: Mapping[str, object] | None = None) -> Assembler:
-        """A new program. helpers: name -> address, Python callable, or cffi or ctypes function pointer."""
-        return Assembler(self.library, helpers or {})
+    @property
+    def ops(self) -> Mapping[str, Operation]:
+        """The operations by name, each with its operands, forms, stencils, holes and sizes (`cnp/stencil.py`)."""
+        return {name: self.library[name] for name in self.library.operations}
+
+    def assembler(self, helpers: Mapping[str, object] | None = None, symbols: object = None) -> Assembler:
+        """A new program. helpers: name -> address, Python callable, or cffi or ctypes function pointer. symbols: where
+        other names come from: a dict, a callable, a library of cffi or ctypes, `cnp.process`, a code object, or a list
+        of these."""
+        return Assembler(self.library, helpers or {}, symbols=symbols)
 
     def interpret(
         self,
@@ -102,18 +125,75 @@ def installed(name: str, target: str) -> Path:
     return file
 
 
-class Assembler(BareAssembler):
-    """An assembler that can build code for this machine."""
+class Sizes(NamedTuple):
+    """Bytes of code and of data that suffice wherever a program lies."""
 
-    def __init__(self, library: Library, helpers: Mapping[str, object], strict: bool = False) -> None:
+    code: int
+    data: int
+
+
+class Assembler(BareAssembler):
+    """An assembler that can build code for this machine, and bytes for any.
+
+    helpers: name -> address, callable or function pointer. symbols: where other names come from (`cnp/symbols.py`).
+    """
+
+    def __init__(
+        self, library: Library, helpers: Mapping[str, object], strict: bool = False, symbols: object = None
+    ) -> None:
         super().__init__(library, strict)
-        self.helpers = dict(helpers)
+        self.helpers, self.symbols = dict(helpers), symbols
+        self._buffers: tuple[memoryview, memoryview] | None = None
+
+    def _find(self, name: str) -> int | None:
+        """The address of a helper or symbol for bytes that may run elsewhere."""
+        given = self.helpers.get(name)
+        if isinstance(given, int):
+            return given
+        symbols = Symbols(self.symbols)
+        ours = self.library.target.name == targets.get("host").name
+        return symbols.address(name) if ours else symbols.portable(name)
 
     def encode(self, base: int, data_base: int | None = None) -> patch.Image:
-        """Bytes for any base address, on any host. The helpers that the program uses must be addresses."""
-        addresses = {name: value for name, value in self.helpers.items() if isinstance(value, int)}
-        return patch.encode(self.program, base, data_base, addresses)
+        """Bytes for any base address, on any host. The helpers that the program uses must be addresses; symbols of this
+        process are those of its own target only."""
+        return patch.encode(self.program, base, data_base, self._find)
+
+    def link(self) -> Sizes:
+        """Check the program; the bytes that its code and data take at most, wherever they lie."""
+        self.check()
+        return Sizes(*patch.size_bound(self.program))
+
+    def encode_into(
+        self, buffer: Buffer, base: int, data: Buffer = b"", data_base: int | None = None
+    ) -> patch.Image:
+        """Write code that is to run at `base` into a buffer, and what may be written while it runs, for `data_base`, into
+        another: of at least the sizes of `link()`, if they are to hold the program anywhere. OperandError: a buffer is
+        too small or cannot be written."""
+        image = self.encode(base, data_base)
+        views = memoryview(buffer).cast("B"), memoryview(data).cast("B")
+        for name, view, content in zip(("buffer", "data"), views, (image.code, image.data), strict=True):
+            if len(view) < len(content) or (content and view.readonly):
+                message = f"{name} has {len(view)} bytes{' that cannot be written' if view.readonly else ''}, not {len(content)}"
+                raise OperandError(
+                    message, op="", operand=name, value=len(view), allowed=(len(content), None)
+                )
+        for view, content in zip(views, (image.code, image.data), strict=True):
+            view[: len(content)] = content
+        self._buffers = views
+        return image
+
+    def relocate(self, base: int, data_base: int | None = None) -> patch.Image:
+        """Write the program into the buffers of the last `encode_into` once more, for another base. Data is as at first.
+        StateError: there are no buffers."""
+        if self._buffers is None:
+            raise StateError("nothing was encoded into a buffer yet", state="no buffer")
+        return self.encode_into(self._buffers[0], base, self._buffers[1], data_base)
+
+    def reset(self) -> None:
+        super().reset()
+        self._buffers = None
 
     def build(self) -> Code:
-        """Link the program into executable memory of this process."""
-        return Code(self.close(), self.helpers)
+        """Link the program into executable memory of this process. The assembler is closed then, until `reset()`."""
+        return Code(self.close(), self.helpers, self.symbols)

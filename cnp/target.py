@@ -182,7 +182,7 @@ class Target:
     coherent: instruction fetch sees every store, nothing has to be flushed. wide: slots also come in a long form, beside
     the short one for offsets within short_slots. folds: small immediates also come as addresses, which fold into
     instructions. trap: fills unused code memory. probe: two functions `int f(void)` with their results, to test the
-    memory with. lld: options that its linker needs. code_align: of instructions, in bytes. machine: the ELF number.
+    memory with. long_nops: instructions that do nothing and are longer than `nop`, the longest first. lld: options that its linker needs. code_align: of instructions, in bytes. machine: the ELF number.
     """
 
     name: str
@@ -224,3 +224,11 @@ class Target:
     short_field: str = ""
     shorten: Callable[[Block, frozenset[int]], Block | None] | None = None
     capstone: tuple[str, tuple[str, ...]] = ("", ())
+    long_nops: tuple[bytes, ...] = ()
+
+    def padding(self, size: int) -> bytes:
+        """As few nops as fill `size` bytes, a multiple of `code_align`: the longest first."""
+        found = bytearray()
+        for nop in (*self.long_nops, self.nop):
+            found += nop * ((size - len(found)) // len(nop))
+        return bytes(found)

@@ -274,6 +274,7 @@ TARGET = Target(
     syntax=SYNTAX,
     veneer=VENEER,
     nop=b"\x01\x00",  # c.nop
+    long_nops=(bytes.fromhex("13000000"),),  # addi zero, zero, 0
     trap=b"\x02\x90",  # c.ebreak
     probe=((bytes.fromhex("1305a0028280"), 42), (bytes.fromhex("130570018280"), 23)),  # li a0, n; ret
     island=3 << 18,

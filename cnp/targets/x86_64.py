@@ -207,6 +207,20 @@ VENEER = Block(  # jmp *0(%rip); .quad target
     bytes.fromhex("ff2500000000") + bytes(8), (Hole(6, "abs64", What.OPERAND, 0, 0, 6),)
 )
 
+NOPS = (
+    "662e0f1f840000000000",  # cs nopw 0(%rax,%rax), the displacement of 4 bytes
+    "660f1f840000000000",  # nopw 0(%rax,%rax)
+    "0f1f840000000000",  # nopl 0(%rax,%rax)
+    "0f1f8000000000",  # nopl 0(%rax)
+    "660f1f440000",  # nopw 0(%rax,%rax), the displacement of one byte
+    "0f1f440000",  # nopl 0(%rax,%rax)
+    "0f1f4000",  # nopl 0(%rax)
+    "0f1f00",  # nopl (%rax)
+    "6690",  # xchg %ax, %ax
+)
+#: An instruction has 15 bytes at most; what is missing are prefixes that change nothing.
+LONG_NOPS = tuple(bytes.fromhex(text) for text in (*("66" * n + NOPS[0] for n in range(5, 0, -1)), *NOPS))
+
 TARGET = Target(
     name="x86_64",
     aliases=("x86-64", "amd64", "x64"),
@@ -232,6 +246,7 @@ TARGET = Target(
     syntax=SYNTAX,
     veneer=VENEER,
     nop=b"\x90",
+    long_nops=LONG_NOPS,
     trap=b"\xcc",
     probe=((b"\xb8\x2a\x00\x00\x00\xc3", 42), (b"\xb8\x17\x00\x00\x00\xc3", 23)),  # mov $n, %eax; ret
     island=0,
