@@ -172,9 +172,9 @@ class Target:
     order of the state. results: numbers of the two in which a stencil returns. register_fields, number_fields: rows of `fields` in which instructions hold the number of a
     register, and a short immediate or offset. guards: of some of these, (mask, value) of bits that the
     unit must have. short: intervals of immediates that are worth a form. register_classes:
-    machine numbers that instructions encode alike, for ints and floats; none: all are alike. shorten: (block, slots) -> the same
-    code with short fields for these operands, None where it has none; short_field: the row that they then are. frame_position: where the frame
-    pointer stands among the integer parameters. convention: attribute of stencil functions in C; fastcc: the IR is
+    machine numbers that instructions encode alike, for ints and floats; none: all are alike. shorten: (block, near
+    slots, slots at offset 0) -> the same code with short fields for the former and none for the latter, None where it
+    has none; short_field: the row that they then are. frame_position: where the frame pointer stands among the integer parameters. convention: attribute of stencil functions in C; fastcc: the IR is
     rewritten instead. prelude: C text of the hole macros (see `cnp/build/wrappers.py` for their list).
     relocations: ELF type -> pieces. pairs: rewrites records so that each one stands alone.
     veneer: jumps anywhere; its holes are filled with the
@@ -222,7 +222,7 @@ class Target:
     short: tuple[tuple[int, int], ...] = ()
     register_classes: tuple[tuple[tuple[int, ...], ...], ...] = ((), ())
     short_field: str = ""
-    shorten: Callable[[Block, frozenset[int]], Block | None] | None = None
+    shorten: Callable[[Block, frozenset[int], frozenset[int]], Block | None] | None = None
     capstone: tuple[str, tuple[str, ...]] = ("", ())
     long_nops: tuple[bytes, ...] = ()
 

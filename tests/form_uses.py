@@ -140,18 +140,24 @@ class Operands:
         self, operation: Operation, form: Form, groups: Sequence[int], turn: int
     ) -> tuple[dict[int, Slot], int]:
         """A slot for each group: near ones, the last that the form reaches, homes of registers that are only read."""
-        accepts = {group: a for a, group in zip(form.accepts, groups, strict=True) if a.kind == "slot"}
+        accepts: dict[int, Accept] = {}
+        for accept, group in zip(form.accepts, groups, strict=True):
+            if accept.kind == "slot":
+                accepts[group] = common(accepts.get(group, accept), accept)
         if not accepts:
             return {}, 0
-        last = min(accept.high for accept in accepts.values()) & -8
-        window = last - 8 * (FAR - 1) if turn % 3 == 1 and last >= 8 * NEAR else 0
-        first = window or 8 * self.random.randrange(3)
-        offsets = [first + 8 * number for number in range(FAR)]
-        if window == 0 and last < 8 * NEAR:
-            offsets = [last - 8 * number for number in range(FAR)] if turn % 3 == 1 else offsets
-        if window:
-            offsets.reverse()
-        found = {group: Slot(offset) for group, offset in zip(accepts, offsets, strict=False)}
+        far = [accept.high & -8 for accept in accepts.values() if accept.high >= 8 * NEAR]
+        window = min(far) - 8 * (FAR - 1) if turn % 3 == 1 and far else 0
+        first = 8 * self.random.randrange(1, 4)
+        found = {}
+        for number, (group, accept) in enumerate(accepts.items()):
+            last = (accept.high & -8) - 8 * number
+            if accept.low == accept.high:
+                found[group] = Slot(accept.low)
+            elif window and accept.high >= 8 * NEAR:
+                found[group] = Slot(window + 8 * (FAR - 1 - number))
+            else:
+                found[group] = Slot(last if turn % 3 == 1 else first + 8 * number)
         if turn % 3 == 2 and not any(accept.kind in REGISTERS for accept in form.accepts):
             self.move_home(operation, groups, found, accepts)
         return found, window
@@ -188,6 +194,12 @@ def immediates(accept: Accept) -> tuple[int, ...]:
     low, high = -(-accept.low // accept.align) * accept.align, accept.high // accept.align * accept.align
     middle = [n for n in (0, 1, -1) if low <= n <= high and n % accept.align == 0]
     return (low, high, *middle)
+
+
+def common(first: Accept, second: Accept) -> Accept:
+    """What two slots that are the same one may be."""
+    low, high = max(first.low, second.low), min(first.high, second.high)
+    return first._replace(low=low, high=high, align=max(first.align, second.align))
 
 
 def united(count: int, pairs: Iterable[Pair]) -> list[int]:

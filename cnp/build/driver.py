@@ -9,6 +9,7 @@ What learning wants to know goes around once more, from `wrappers` to `extract`.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 import tempfile
@@ -24,7 +25,7 @@ from cnp.build.discover import Source, discover
 from cnp.build.extract import Extracted, extract
 from cnp.build.learn import Learner
 from cnp.build.question import cost
-from cnp.build.shapes import Shape, registers
+from cnp.build.shapes import MOST_MIXED, Shape, registers
 from cnp.build.shapes import shapes as all_shapes
 from cnp.build.toolchain import Toolchain
 from cnp.build.wrappers import HEADER_BYTES, Calls, Sample
@@ -40,6 +41,9 @@ INCLUDED_FROM = re.compile(
 )  #: files that the builder printed
 CRASH = "frontend command failed"  #: what clang says when it dies
 PORTION = 2500  #: stencils that are compiled at once
+FAR, NEAR, FIRST = range(
+    3
+)  #: where in the frame a slot lies, for machines whose fields are shorter near its begin
 
 #: What the shape of the code asks for: small functions without tables, frames, alignment or unwind tables.
 SHAPE = (
@@ -405,24 +409,44 @@ def plain_form(shape: Shape, extracted: Extracted, target: Target) -> Form:
 
 def shortened(form: Form, target: Target, straight: set[bytes]) -> Iterator[Form]:
     """The same form for slots near the frame's begin, where fields have shorter forms that the compiler cannot choose for
-    a symbol."""
+    a symbol: all mixtures of slots that are far, near and first in the frame."""
     variants = [form.near] if form.far is None else [form.near, form.far]
     if target.shorten is None or any(variant.blocks[0].code not in straight for variant in variants):
         return
-    slots = frozenset(number for number, accept in enumerate(form.accepts) if accept.kind == "slot")
-    blocks = [target.shorten(variant.blocks[0], slots) for variant in variants]
-    shorter = [
-        variant._replace(blocks=(block, *variant.blocks[1:]))
-        for variant, block in zip(variants, blocks, strict=True)
-        if block is not None
-    ]
-    if len(shorter) == len(variants):
-        limits = target.fields[target.short_field]
-        accepts = tuple(
-            accept._replace(low=limits.low, high=limits.high) if number in slots else accept
-            for number, accept in enumerate(form.accepts)
-        )
-        yield form._replace(accepts=accepts, near=shorter[0], far=shorter[1] if form.far else None)
+    slots = [number for number, accept in enumerate(form.accepts) if accept.kind == "slot"]
+    mixtures = itertools.product(
+        *[(FAR, NEAR, FIRST) if len(slots) <= MOST_MIXED else (NEAR,) for _ in slots]
+    )
+    for mixture in mixtures:
+        lengths = dict(zip(slots, mixture, strict=True))
+        near, first = (frozenset(n for n in slots if lengths[n] == length) for length in (NEAR, FIRST))
+        blocks = [target.shorten(variant.blocks[0], near, first) for variant in variants]
+        shorter = [
+            variant._replace(blocks=(block, *variant.blocks[1:]))
+            for variant, block in zip(variants, blocks, strict=True)
+            if block is not None
+        ]
+        if len(shorter) == len(variants):
+            accepts = tuple(
+                reached(accept, lengths.get(number, FAR), target)
+                for number, accept in enumerate(form.accepts)
+            )
+            shorter_form = form._replace(
+                accepts=accepts, near=shorter[0], far=shorter[1] if form.far else None
+            )
+            yield narrowed(shorter_form, target)
+
+
+def reached(accept: Accept, length: int, target: Target) -> Accept:
+    """What is left of an operand where its slot has a shorter field."""
+    if length == FAR:
+        return accept
+    limits = target.fields[target.short_field]
+    return (
+        accept._replace(low=limits.low, high=limits.high)
+        if length == NEAR
+        else accept._replace(low=0, high=0)
+    )
 
 
 def narrowed(form: Form, target: Target) -> Form:

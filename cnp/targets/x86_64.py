@@ -181,24 +181,27 @@ SYNTAX = Syntax(
 )
 
 
-def shorten(block: Block, slots: frozenset[int]) -> Block | None:
-    """The code with disp8 instead of disp32 for these slots, None if it has none. No jump of the code goes across them.
-    A slot is always [rdi + disp32]:
+def shorten(block: Block, near: frozenset[int], first: frozenset[int]) -> Block | None:
+    """The code with disp8 instead of disp32 for the slots `near`, and no displacement for those that are `first` in the
+    frame; None if it cannot be. No jump of the code goes across them. A slot is always [rdi + disp32]:
 
-        op  mod reg rm    disp32              op  mod reg rm    disp8
-        8b  10  ... 111   ........        ->  8b  01  ... 111   ..
+        op  mod reg rm    disp32              op  mod reg rm    disp8           op  mod reg rm
+        8b  10  ... 111   ........        ->  8b  01  ... 111   ..          or  8b  00  ... 111
     """
     code, holes, moved = bytearray(block.code), [], 0
     for hole in block.holes:
         at = hole.offset - moved
         hole = replace(hole, offset=at, place=hole.place - moved)
-        if hole.what is What.OPERAND and hole.index in slots:
-            if hole.field != "abs32s" or code[at - 1] & 0xC7 != 0x87:
+        if hole.what is What.OPERAND and hole.index in near | first:
+            if hole.field != "abs32s" or code[at - 1] & 0xC7 != 0x87 or (hole.index in first and hole.addend):
                 return None
-            code[at - 1] ^= 0xC0
-            del code[at + 1 : at + 4]
+            code[at - 1] ^= 0x80 if hole.index in first else 0xC0
+            left = 0 if hole.index in first else 1
+            del code[at + left : at + 4]
+            moved += 4 - left
+            if not left:
+                continue
             hole = replace(hole, field="imm8")
-            moved += 3
         holes.append(hole)
     return block._replace(code=bytes(code), holes=tuple(holes)) if moved else None
 
