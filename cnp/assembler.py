@@ -43,7 +43,7 @@ from cnp.operands import (
     slot,
     word,
 )
-from cnp.program import Op, Program, Span
+from cnp.program import Op, Program, Span, check_slots
 from cnp.sections import DATA, RODATA, Data, check_alignment
 from cnp.stencil import Operation
 
@@ -230,13 +230,7 @@ class Assembler:
         if function is None:
             message = f"{operation.name}: begin a function first: asm.function(name, frame=bytes)"
             raise StateError(message, state="no function")
-        size = function.frame
-        last = size if operation.calls else size - 8
-        for number, operand in enumerate(operands):
-            if isinstance(operand, Slot) and not 0 <= operand.offset <= last:
-                name, offset = operation.operands[number].name, operand.offset
-                message = f"{operation.name}: {name} is slot({offset}); the frame has {size} bytes"
-                raise OperandError(message, op=operation.name, operand=name, value=offset, allowed=(0, last))
+        check_slots(operation, operands, function)
 
     # ---- functions
 

@@ -11,10 +11,13 @@ from typing import Any
 
 from cnp import frame as layout
 from cnp import interpret, native, targets
+from cnp.amend import Users, amend
 from cnp.assembler import Cell, Function, Label, Offset, Program, Symbol
 from cnp.errors import LabelError, OperandError, StateError, TrapError
 from cnp.link import NATIVE_FRAME, Helpers, interpreted_frame, needs, place
+from cnp.listing import Line, listing
 from cnp.operands import Place, name_of
+from cnp.patch import Image
 from cnp.result import Result
 from cnp.running import (
     CALLABLE_FRAME,
@@ -48,6 +51,7 @@ class Code:
             message = f"code for {program.library.target.name} does not run on {host.name}; encode() it, or cnp run --target"
             raise StateError(message, state="foreign")
         self.program, self.library = program, program.library
+        self.users: Users = Users()
         self._helpers = Helpers(self.library, helpers, symbols)
         self._block = place(program, self._helpers.address, self._helpers)
         self.image = self._block.image
@@ -55,6 +59,7 @@ class Code:
         self.needs = needs(program)
         for other in self._helpers.symbols.codes:
             self._check_vocabulary(other)
+            other.users.shared = "other code has symbols of this"
             self.needs = self.needs.with_those_of(other.needs)
         self._links: dict[str, object] = {}  # what the cells of lazy functions point into
         self._entries = program.entries()
@@ -97,8 +102,37 @@ class Code:
         for name, where in found.items():
             if where is not None:
                 self._links[name] = source
+                for other in source.codes:
+                    other.users.shared = "other code has symbols of this"
                 native.cell_store(self._block.cells[self.program.lazy[name]], 8, where)
         return tuple(name for name in found if name not in self._links)
+
+    # ---- what stands in it
+
+    def listing(self) -> list[Line]:
+        """Each instruction with its address, bytes, operation, patched holes and source position; `print(*…, sep="\\n")`."""
+        return list(listing(self.program, self.image))
+
+    def patch(self, op: int, operand: str, value: object) -> None:
+        """Give an operation another operand, of those that its form takes, while nobody runs this code.
+
+        StateError: a run is under way, or nobody can know (a callable was made, other code has symbols of this one, the
+        process was forked); the operation was composed, or other code would have to move. OperandError, LabelError,
+        RangeError: as when it is assembled. Nothing is changed then. The caller knows who has an address of it.
+        """
+        with self.users.amending():
+            amend(self, op, operand, value)
+
+    def import_address(self, name: str) -> int | None:
+        """The address that a helper or symbol was found at."""
+        return self.image.imports.get(name)
+
+    def rewrite(self, image: Image) -> None:
+        """Put another image of the same shape in the place of this one, and in the records of the interpreter."""
+        self._block.block.rewrite(image.code)
+        self.image = self._block.image = image
+        if self._interpreter is not None:
+            self._interpreter.write()
 
     @property
     def cells(self) -> Cells:
@@ -157,7 +191,7 @@ class Code:
         if position not in self._entries:
             raise self.program.no_entry(position)
         function = self.program.function_at(position)
-        with alone(frame):
+        with alone(frame), self.users.running():
             area = prepare(self, frame, state or {}, depth, fuel, function, NATIVE_FRAME)
             native.run(self.image.enter, area.address, self.address(place))
             return finish(self, area)
@@ -201,6 +235,7 @@ class Entry:
         own and begins with `state`. TrapError when the code traps or exits.
         """
         code, name = self.code, self.name
+        code.users.shared = f"{name} was made a callable, which may be running"
         depth = min(depth, CALLABLE_SPARE // max(1, code.needs.native - CALLABLE_FRAME))
         size = code.needs.frame_bytes(self.function.frame, depth)
 
@@ -260,6 +295,11 @@ class Interpreter:
         self._base = (address(self._records) + 7) & ~7
         program = interpret.interpreter_program(code.program)
         self._block = place(program, interpret.reachable_imports(code._helpers.address), code._helpers)
+        self.write()
+
+    def write(self) -> None:
+        """Write the records of the program as it is."""
+        code = self.code
         names = {value.name for op in code.program.ops for value in op.values if isinstance(value, Symbol)}
         symbols = {name: found for name in names if (found := code._helpers.address(name)) is not None}
         data = interpret.records(
@@ -293,7 +333,7 @@ class Interpreter:
         """
         code, routine = self.code, self._routine(threaded)
         position = code.position(code[place].function if isinstance(place, str) else place)
-        with alone(frame):
+        with alone(frame), code.users.running():
             function = code.program.function_at(position)
             area = prepare(code, frame, state or {}, depth, fuel, function, interpreted_frame(code.library))
             native.run(routine, area.address, self.record(position))
@@ -325,7 +365,7 @@ class Interpreter:
             raise code.program.no_entry(innermost)
         check_fuel(fuel)
         area.left = None
-        with alone(area):
+        with alone(area), code.users.running():
             return self._go_on(routine, result, area, fuel, compiled)
 
     def _go_on(self, routine: int, result: Result, area: Frame, fuel: int | None, compiled: bool) -> Result:

@@ -92,8 +92,8 @@ class Probe(NamedTuple):
 class Block:
     """Room for the code and the data of one piece of generated code. Made by CodeMemory.allocate().
 
-    Addresses are aligned to 64 bytes. The code can be written once; it is executable from then on and never
-    changes. The owner calls free() when nobody runs it or holds its address any more.
+    Addresses are aligned to 64 bytes. The code can be written once; it is executable from then on and does not
+    change while anybody may run it. The owner calls free() when nobody runs it or holds its address any more.
     """
 
     def __init__(
@@ -130,6 +130,14 @@ class Block:
         not fit, or the system refused.
         """
         self._memory._publish(self, memoryview(code).cast("B"))
+
+    def rewrite(self, code: bytes | bytearray | memoryview) -> None:
+        """Publish other code in the place of what nobody runs now, nor holds the address of an instruction of it.
+
+        StateError: never written, freed, inherited, or a fork since may have given it to a child. MemoryFault: it does
+        not fit, or the system refused; the block then holds traps, or nothing, and can be written.
+        """
+        self._memory._republish(self, memoryview(code).cast("B"))
 
     def free(self) -> None:
         """Give the ranges back; again is allowed and does nothing, nor does it in a child of the owner.
@@ -302,6 +310,21 @@ class CodeMemory:
             block._arena.publish(block._code_at, code)
             block._written = len(code)
         self.flush(block.code_address, len(code))
+
+    def _republish(self, block: Block, code: memoryview) -> None:
+        self._notice_child()
+        with self._gate:
+            arena = block._arena
+            forked = arena.shared and not self._unforked(block)
+            state = "freed" if block._closed else "" if block._written else "empty"
+            state = state or ("inherited" if block._owner != self._owner else "forked" if forked else "")
+            if state:
+                raise StateError(f"code cannot be rewritten in a block that is {state}", state=state)
+            if not 0 < len(code) <= block.code_size:
+                raise pages.fault("write", errno.EINVAL, len(code))
+            arena.withdraw(block._code_at, round_up(block._written, LINE))
+            block._written = 0
+        self._publish(block, code)
 
     def _take_back(self, block: Block) -> None:
         self._notice_child()

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from cnp.errors import LabelError, OperandError
 from cnp.library import Library
-from cnp.operands import At, DataLabel, Function, Label, Lazy, Offset, Place, Table, Value
+from cnp.operands import At, DataLabel, Function, Label, Lazy, Offset, Place, Slot, Table, Value
 from cnp.sections import DATA, RODATA, Section
 from cnp.stencil import Form, Operation, What
 from cnp.tables import MOST_OPERANDS
@@ -189,3 +189,15 @@ class Program:
 def goes_on(form: Form) -> bool:
     """Whether a stencil may go on with the operation that follows it."""
     return any(hole.what is What.NEXT for block in form.near.blocks for hole in block.holes)
+
+
+def check_slots(operation: Operation, operands: tuple[object, ...], function: Function) -> None:
+    """OperandError for a slot that does not lie within the frame of its function; the frame of a callee may begin at
+    its end."""
+    size = function.frame
+    last = size if operation.calls else size - 8
+    for number, operand in enumerate(operands):
+        if isinstance(operand, Slot) and not 0 <= operand.offset <= last:
+            name, offset = operation.operands[number].name, operand.offset
+            message = f"{operation.name}: {name} is slot({offset}); the frame has {size} bytes"
+            raise OperandError(message, op=operation.name, operand=name, value=offset, allowed=(0, last))

@@ -116,14 +116,14 @@ def describe(library: Library, operation: Operation, hole: Hole, at: int) -> str
     return f"+{at} {hole.field} = {symbol(library, operation, hole)}{addend}"
 
 
-def symbol(library: Library, operation: Operation, hole: Hole) -> str:
-    """What a hole is filled with."""
-    index = hole.index
+def symbol(library: Library, operation: Operation | None, hole: Hole) -> str:
+    """What a hole is filled with. operation: None for those of routines."""
+    index, operands = hole.index, operation.operands if operation else ()
     match hole.what:
         case What.OPERAND | What.TARGET:
-            return operation.operands[index].name
+            return operands[index].name
         case What.LITERAL:
-            return f"literal {operation.operands[index].name}"
+            return f"literal {operands[index].name}"
         case What.BLOCK:
             return BLOCKS[index]
         case What.LEAVE:
