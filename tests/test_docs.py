@@ -16,7 +16,13 @@ DOCS = HOME / "docs"
 PAGES = sorted([HOME / "README.md", *(HOME / "docs").glob("*.md")])
 
 #: Pages of which the tests run every block, also against the wheel.
-WALKED = ("tutorial.md",)
+WALKED = (
+    "tutorial.md",
+    "coming-from-dynasm.md",
+    "coming-from-golang-asm.md",
+    "coming-from-dynasm-rs.md",
+    "coming-from-sljit.md",
+)
 
 checkout = pytest.mark.checkout
 
@@ -66,6 +72,13 @@ def test_every_block_runs(
     assert [line for line in said if line in promised] == promised
     if "ratio" in session:
         assert float(str(session["ratio"])) > 2, "the page says 20 to 30; a machine that is busy may say less"
+
+
+@checkout
+def test_pages_that_are_walked() -> None:
+    """No page for newcomers is left out."""
+    found = {page.name for page in PAGES if page.name.startswith(("tutorial", "coming-from"))}
+    assert found == set(WALKED)
 
 
 @checkout
