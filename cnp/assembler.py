@@ -22,6 +22,7 @@ from cnp.choose import chooser, refusal
 from cnp.compose import Composer, Cost, cost
 from cnp.editing import Ops
 from cnp.errors import LabelError, OperandError, StateError
+from cnp.fuse import fuse
 from cnp.labels import Locals
 from cnp.library import Library
 from cnp.operands import (
@@ -74,14 +75,15 @@ class Assembler:
     """Builds a program one operation after the other. Each operation of the library is a method; it returns
     the operation's position in the program. `op(name, …)` reaches those whose names are taken by methods.
 
-    A register that the target does not have stands for the slot at its home; strict: it is an OperandError.
+    A register that the target does not have stands for the slot at its home; strict: it is an OperandError. supers: `build`
+    puts super-operations where their parts stand in a row (`fuse`).
     """
 
-    def __init__(self, library: Library, strict: bool = False) -> None:
+    def __init__(self, library: Library, strict: bool = False, supers: bool = False) -> None:
         self.library = library
         self._chooser = chooser(library)
         self._composer = Composer(library, self._chooser)
-        self._strict = strict
+        self._strict, self._supers = strict, supers
         self._absent = self._without_number()
         self.reset()
 
@@ -391,8 +393,16 @@ class Assembler:
         self._locals.check()
         self.program.check()
 
+    def fuse(self) -> list[int]:
+        """Put super-operations in the place of their parts, wherever these stand in a row with no label inside. Positions
+        change, labels do not: for each old position the new one."""
+        self._check_open()
+        return fuse(self.program)
+
     def close(self) -> Program:
         """The finished program, checked."""
+        if self._supers and not self._closed:
+            self.fuse()
         self.program.check()
         self._closed = True
         if self.program.functions:

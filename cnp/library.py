@@ -45,7 +45,7 @@ class Built:
     """What the builder hands over to be written. `facts`: target, clang, flags, digest of the inputs, …
 
     registers: bank (r, f) -> machine number of each of its state words in order, -1 for those that live in
-    their homes; empty for a vocabulary without registers.
+    their homes; empty for a vocabulary without registers. supers: super-operation -> its parts.
     """
 
     facts: dict[str, Any]
@@ -59,6 +59,7 @@ class Built:
     result: str
     interpreter_stack: int
     registers: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    supers: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def pack(built: Built) -> bytes:
@@ -85,6 +86,7 @@ def pack(built: Built) -> bytes:
         "state_size": built.state_size,
         "header_size": built.header_size,
         "registers": built.registers,
+        **({"supers": built.supers} if built.supers else {}),
         "result": built.result,
         "interpreter_stack": built.interpreter_stack,
         "imports": [[item.name, item.signature] for item in built.imports],
@@ -105,7 +107,7 @@ class Library:
     """A vocabulary for one target, ready to assemble with.
 
     operations: names in order. `library["add"]` makes the Operation on first use. state, imports, routines,
-    constants, registers as in the builder's hand-over; facts: target, clang, flags, digest of the inputs.
+    constants, registers, supers as in the builder's hand-over; facts: target, clang, flags, digest of the inputs.
     features: of the processor that code is made for, beyond the target's base line; forms that need others
     are skipped.
     """
@@ -172,6 +174,12 @@ class Library:
         missing = not self._routines.keys() >= ROUTINES or interpreter not in (INTERPRETER, set())
         if len(self._rows) != len(head["operations"]) or missing:
             raise self._refuse("an operation is there twice, or a routine is missing")
+        self.supers = {name: tuple(texts(parts)) for name, parts in dict(head.get("supers", {})).items()}
+        if not self._rows.keys() >= {
+            *self.supers,
+            *(part for parts in self.supers.values() for part in parts),
+        }:
+            raise self._refuse("a super-operation is made of operations that it does not have")
         self._tables = Tables(self._split(head["counts"], body), self._names(head))
         self._read_frames(head)
 

@@ -58,11 +58,13 @@ class Vocabulary:
         """The operations by name, each with its operands, forms, stencils, holes and sizes (`cnp/stencil.py`)."""
         return {name: self.library[name] for name in self.library.operations}
 
-    def assembler(self, helpers: Mapping[str, object] | None = None, symbols: object = None) -> Assembler:
+    def assembler(
+        self, helpers: Mapping[str, object] | None = None, symbols: object = None, supers: bool = False
+    ) -> Assembler:
         """A new program. helpers: name -> address, Python callable, or cffi or ctypes function pointer. symbols: where
         other names come from: a dict, a callable, a library of cffi or ctypes, `cnp.process`, a code object, or a list
-        of these."""
-        return Assembler(self.library, helpers or {}, symbols=symbols)
+        of these. supers: `build` puts super-operations where their parts stand in a row; before that, `asm.fuse()` does."""
+        return Assembler(self.library, helpers or {}, symbols=symbols, supers=supers)
 
     def interpret(
         self,
@@ -139,9 +141,14 @@ class Assembler(BareAssembler):
     """
 
     def __init__(
-        self, library: Library, helpers: Mapping[str, object], strict: bool = False, symbols: object = None
+        self,
+        library: Library,
+        helpers: Mapping[str, object],
+        strict: bool = False,
+        symbols: object = None,
+        supers: bool = False,
     ) -> None:
-        super().__init__(library, strict)
+        super().__init__(library, strict, supers)
         self.helpers, self.symbols = dict(helpers), symbols
         self._buffers: tuple[memoryview, memoryview] | None = None
 

@@ -193,6 +193,9 @@ CNP_INLINE u32 cnp_bits_f32(f32 value) { u32 bits; __builtin_memcpy(&bits, &valu
     CNP_MARK(slow name __VA_ARGS__)                                         \
     CNP_INLINE cnp_go name(cnp_state *s CNP_PARAMS(__VA_ARGS__))
 
+/* A super-operation: its parts in one stencil, one after the other. The builder prints the body. */
+#define CNP_SUPER(name, ...) CNP_MARK(super name __VA_ARGS__)
+
 /* Pure operations: values in, a value out; the builder prints their forms. What may follow the expression:
  * IMM(operand, type): the operand may be an immediate of that type, which is i1 … i64, u1 … u64, f32 or f64, or just the
  * number that stands there; several for one operand, the best first. */

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from cnp.build import supers
 from cnp.build.discover import Source
 from cnp.build.toolchain import Toolchain
 from cnp.errors import BuildError, ToolError
@@ -30,37 +31,49 @@ class Helpers:
 
 
 def find(source: Source, toolchain: Toolchain, flags: list[str]) -> Helpers:
-    """Compile one probe for each body and follow the calls."""
-    text = probe_source(source)
-    try:
-        ir = toolchain.compile(
-            TELLING, *flags, "-std=gnu2x", "-ffreestanding", "-Wno-everything", "-Xclang", "-disable-llvm-passes",
-            "-emit-llvm", "-S", "-x", "c", "-", "-o", "-", text=text, cwd=source.path.resolve().parent,
-        )  # fmt: skip
-    except ToolError as error:
-        raise BuildError(error.message, op="", line=0, target="") from error
-    graph, declared = call_graph(ir)
+    """Compile one probe for each body and follow the calls; then judge the super-operations."""
+    graph, declared = call_graph(
+        ir_of(source, toolchain, probe_source(source), [*flags, "-Xclang", "-disable-llvm-passes"])
+    )
     bodies = [item.name + part for item in source.declarations for part in ("", "_slow")]
     outside = {*declared, BY_ADDRESS}
     callers = frozenset(name for name in bodies if reaches(graph, f"cnp_probe_{name}", outside))
     natives = frozenset(name for name in bodies if reaches(graph, f"cnp_probe_{name}", {"cnp_native_call"}))
+    if supers.supers(source):
+        judged = ir_of(source, toolchain, opening(source) + supers.probes(source), [*flags, "-O2"])
+        supers.judge(source, judged, callers, natives)
     return Helpers(callers, declared, natives)
+
+
+def ir_of(source: Source, toolchain: Toolchain, text: str, flags: list[str]) -> str:
+    """clang's IR of a text that includes the source."""
+    try:
+        return toolchain.compile(
+            TELLING, *flags, "-std=gnu2x", "-ffreestanding", "-Wno-everything", "-emit-llvm", "-S", "-x", "c", "-",
+            "-o", "-", text=text, cwd=source.path.resolve().parent,
+        )  # fmt: skip
+    except ToolError as error:
+        raise BuildError(error.message, op="", line=0, target="") from error
+
+
+def opening(source: Source) -> str:
+    """The source, with native calls that show in the IR."""
+    return f"""#include "{source.path.name}"
+cnp_word cnp_native_call(cnp_state *s, cnp_func f, void *b);
+CNP_INLINE cnp_word cnp_call(cnp_state *s, cnp_func f, void *b) {{ return cnp_native_call(s, f, b); }}
+{supers.definitions(source)}
+"""
 
 
 def probe_source(source: Source) -> str:
     """A function for each body that does nothing but call it."""
     lines = [
-        f'#include "{source.path.name}"',
+        opening(source),
         "cnp_word cnp_native_call(cnp_state *s, cnp_func f, void *b) { return (cnp_word){0}; }",
-    ]
-    lines += [
-        "CNP_INLINE cnp_word cnp_call(cnp_state *s, cnp_func f, void *b) { return cnp_native_call(s, f, b); }"
     ]
     for item in source.declarations:
         if item.kind in ("op", "slow"):
-            parameters = "".join(
-                f", __typeof__({parameter(o.kind, o.ctype)}) a{n}" for n, o in enumerate(item.operands)
-            )
+            parameters = supers.parameters(item.operands)
             values = "".join(f", a{n}" for n in range(len(item.operands)))
             for part in ("", "_slow") if item.kind == "slow" else ("",):
                 name = item.name + part
@@ -68,12 +81,6 @@ def probe_source(source: Source) -> str:
                     f"cnp_go cnp_probe_{name}(cnp_state *s{parameters}) {{ return {name}(s{values}); }}"
                 )
     return "\n".join(lines) + "\n"
-
-
-def parameter(kind: str, ctype: str) -> str:
-    """The C type of an operand as the body takes it."""
-    fixed = {"label": "cnp_label", "func": "cnp_func", "table": "const cnp_label *"}
-    return ctype if kind in ("imm", "in", "in/imm") else fixed.get(kind, f"{ctype} *")
 
 
 def call_graph(ir: str) -> tuple[dict[str, set[str]], dict[str, str]]:

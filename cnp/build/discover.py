@@ -6,6 +6,7 @@ clang preprocesses the source with CNP_DISCOVER defined; the header then leaves 
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from cnp.errors import BuildError
 from cnp.stencil import Operand
 
 KINDS = {"in": 2, "out": 2, "imm": 2, "slot": 2, "cell": 2, "symbol": 2, "label": 1, "func": 1, "table": 1}
+VALUES_IN = ("in", "in/imm")  #: kinds of operands whose values the body is handed
 LISTED = ("in", "imm")  #: kinds whose immediates may be listed behind the name
 INTEGERS = {f"{sign}{bits}": bits // 8 for sign in "iu" for bits in (8, 16, 32, 64)}
 SCALARS = INTEGERS | {"f32": 4, "f64": 8}
@@ -32,7 +34,7 @@ class Declaration:
     """One operation as it is written. kind: op, slow (an op with a slow part), pure, test, trap.
 
     result: C type of a pure operation's value. immediates: operand name -> types of immediates that it may be, the best
-    first.
+    first. parts: of a super-operation, the operations that it is made of.
     """
 
     kind: str
@@ -42,6 +44,7 @@ class Declaration:
     immediates: dict[str, tuple[str, ...]]
     file: str
     line: int
+    parts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,10 @@ def discover(path: Path, toolchain: Toolchain, flags: list[str]) -> Source:
         elif kind == "interpret":
             interpret = rest
         else:
-            new = declaration(kind, rest, file, line)
+            if kind == "super":
+                new = super_operation(rest, found, file, line)
+            else:
+                new = declaration(kind, rest, file, line)
             if new.name in found:
                 raise BuildError(
                     f"{file}:{line}: operation {new.name!r} is declared twice", op=new.name, line=line
@@ -121,6 +127,47 @@ def declaration(kind: str, rest: str, file: str, line: int) -> Declaration:
         raise BuildError(f"{where}: a value of type {result!r} has no place in a slot", op=name, line=line)
     operands = (Operand("out", result, "d"), *inputs)
     return Declaration(kind, name, operands, result, immediates, file, line)
+
+
+def super_operation(rest: str, known: dict[str, Declaration], file: str, line: int) -> Declaration:
+    """Operations in a row as one; its operands are theirs, one after the other."""
+    name, _, rest = rest.partition(" ")
+    parts = tuple(split(rest))
+    where = f"{file}:{line}: super-operation {name!r}"
+
+    def refuse(what: str) -> BuildError:
+        return BuildError(f"{where}: {what}", op=name, line=line)
+
+    if len(parts) < 2:
+        raise refuse(f"it needs two parts or more: CNP_SUPER({name}, first, second)")
+    operands: list[Operand] = []
+    listed: dict[str, tuple[str, ...]] = {}
+    first = known.get(parts[0])
+    for part in parts:
+        if part not in known:
+            raise refuse(f"part {part!r} is no operation that was declared before it")
+        item = known[part]
+        if item.kind not in ("op", "slow") or item.parts:
+            raise refuse(f"part {part!r} is no CNP_OP or CNP_OP_SLOW: only these can be parts")
+        for given in item.operands:
+            if given.kind == "out" or (given.kind in VALUES_IN and item is not first):
+                when = "written after the last part" if given.kind == "out" else "read before the first part"
+                raise refuse(
+                    f"{given.name} of part {part!r} would be {when}; make it slot({given.ctype}, {given.name})"
+                )
+            label = unused(given.name, {other.name for other in operands})
+            operands.append(given._replace(name=label))
+            if given.name in item.immediates:
+                listed[label] = item.immediates[given.name]
+    if len(operands) > MOST_OPERANDS:
+        raise refuse(f"its parts have {len(operands)} operands together; at most {MOST_OPERANDS}")
+    return Declaration(known[parts[0]].kind, name, tuple(operands), "", listed, file, line, parts)
+
+
+def unused(name: str, taken: set[str]) -> str:
+    """A name for an operand whose own may be taken: x, x2, x3."""
+    names = itertools.chain([name], (f"{name}{number}" for number in itertools.count(2)))
+    return next(found for found in names if found not in taken)
 
 
 def operand(text: str, where: str, name: str, line: int, listed: dict[str, tuple[str, ...]]) -> Operand:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cnp import library
-from cnp.build import calls, convention, interpreter, layout, wrappers
+from cnp.build import calls, convention, interpreter, layout, supers, wrappers
 from cnp.build.discover import Source, discover
 from cnp.build.extract import Extracted, extract
 from cnp.build.learn import Learner
@@ -368,6 +368,7 @@ def hand_over(
         source.result,
         interpreter_stack,
         {bank: numbers for bank, numbers in (("r", banks.r), ("f", banks.f)) if numbers},
+        {item.name: item.parts for item in supers.supers(source)},
     )
 
 

@@ -32,6 +32,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from cnp import interpret
+from cnp.build import supers
 from cnp.build.discover import NUMBER, SCALARS, Declaration, Source
 from cnp.build.shapes import FLOATS, REGISTER, variants
 from cnp.build.wrappers import HEADER_BYTES
@@ -238,12 +239,18 @@ def units(source: Source, target: Target, callers: frozenset[str], natives: froz
         flags = (*flags, POSITION_INDEPENDENT)
     text = filled(SWITCH, {**marks, "@ENTRY@": ENTRY.replace("@NAME@", interpret.SWITCH)})
     found = [
-        Unit("interpreter", opening(source, words(source, most, most, most), "") + text, flags + ONE_DISPATCH)
+        Unit(
+            "interpreter",
+            opening(source, words(source, most, most, most), "", callers) + text,
+            flags + ONE_DISPATCH,
+        )
     ]
     if has_threads(target) and source.interpret == OPTIONAL:
         convention = "" if target.fastcc else target.convention
         text = filled(THREADED, {**marks, "@ENTRY@": ENTRY.replace("@NAME@", interpret.THREADED)})
-        found.append(Unit(OPTIONAL, opening(source, thread_words(source, target), convention) + text, flags))
+        found.append(
+            Unit(OPTIONAL, opening(source, thread_words(source, target), convention, callers) + text, flags)
+        )
     return found
 
 
@@ -296,8 +303,9 @@ def native_stack(report: str) -> int | None:
 # ---- what the cases share
 
 
-def opening(source: Source, plan: Words, convention: str) -> str:
-    """The beginning of a unit: the source, and how the state is taken, given, opened and closed."""
+def opening(source: Source, plan: Words, convention: str, callers: frozenset[str]) -> str:
+    """The beginning of a unit: the source, and how the state is taken, given, opened and closed. callers: bodies that call
+    helpers."""
     fields = " ".join(f"{ctype} {name};" for ctype, name in source.state) or "u64 cnp_none;"
     variables, homes = [name for _, name in plan.variables], [name for _, name in plan.homes]
     everything = [f".{name} = cnp_w_{name}" for name in variables]
@@ -327,6 +335,7 @@ def opening(source: Source, plan: Words, convention: str) -> str:
     return "\n".join([
         "/* Printed by the builder from the declarations of the source. */",
         f'#include "{source.path.name}"',
+        supers.definitions(source, callers),
         f"struct cnp_saved {{ {fields} }};",
         "struct cnp_record { u64 code; u32 number, position; u64 operand[6]; };",
         *(f"#define {name} {text}" for name, text in lines.items()),

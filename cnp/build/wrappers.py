@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from cnp.build import supers
 from cnp.build.discover import INTEGERS, MOST_OPERANDS, SCALARS, Source
 from cnp.build.shapes import MOST_MIXED, REGISTER, VALUES, Shape, layout
 from cnp.target import Target
@@ -126,6 +127,7 @@ def stencil_source(source: Source, target: Target, samples: Iterable[Sample], ca
     parts = [
         "/* Printed by the builder from the declarations of the source. */",
         f'#include "{source.path.name}"',
+        supers.definitions(source, called.helpers),
         f"#define CNP_CC {target.convention}",
         printer.macros(),
         target.prelude,
