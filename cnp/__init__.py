@@ -35,7 +35,7 @@ from cnp.operands import (
     slot,
 )
 from cnp.result import Activation, Result
-from cnp.runtime import Assembler, Code, Entry, Frame, Vocabulary, address, compile, load, process
+from cnp.runtime import Assembler, Code, Entry, Frame, Vocabulary, address, compile, load, load_code, process
 
 __version__ = "0.1.0"
 
@@ -77,6 +77,7 @@ __all__ = [
     "compile",
     "f",
     "load",
+    "load_code",
     "process",
     "r",
     "slot",

@@ -7,6 +7,7 @@ that can run it: runs, callables, functions and results hold it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from cnp import frame as layout
@@ -35,6 +36,7 @@ from cnp.running import (
     prepare,
     raise_held,
 )
+from cnp.saved import pack
 from cnp.symbols import Symbols
 
 
@@ -108,6 +110,10 @@ class Code:
         return tuple(name for name in found if name not in self._links)
 
     # ---- what stands in it
+
+    def save(self, path: str | Path) -> None:
+        """Write the program to a file for `cnp.load_code`: imports by name, cells with what they held at first."""
+        Path(path).write_bytes(pack(self.program))
 
     def listing(self) -> list[Line]:
         """Each instruction with its address, bytes, operation, patched holes and source position; `print(*…, sep="\\n")`."""

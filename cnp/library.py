@@ -107,7 +107,8 @@ class Library:
     """A vocabulary for one target, ready to assemble with.
 
     operations: names in order. `library["add"]` makes the Operation on first use. state, imports, routines,
-    constants, registers, supers as in the builder's hand-over; facts: target, clang, flags, digest of the inputs.
+    constants, registers, supers as in the builder's hand-over; facts: target, clang, flags, digest of the inputs. digest:
+    of the file's contents.
     features: of the processor that code is made for, beyond the target's base line; forms that need others
     are skipped.
     """
@@ -142,7 +143,7 @@ class Library:
         if len(data) < HEAD.size or data[:8] != MAGIC:
             raise self._refuse(f"this is no stencil file of format {FORMAT}; rebuild it")
         _, length, digest = HEAD.unpack_from(data)
-        view = memoryview(data)[HEAD.size :]
+        view, self.digest = memoryview(data)[HEAD.size :], digest.hex()
         if hashlib.sha256(view).digest() != digest:
             raise self._refuse("the digest does not match: the file is damaged; rebuild it")
         try:
@@ -230,6 +231,11 @@ class Library:
         }
         if any(number < -1 for numbers in self.registers.values() for number in numbers):
             raise self._refuse("a register has a number below -1")
+
+    @property
+    def file(self) -> str:
+        """The name of its file, by which saved code finds it."""
+        return Path(self.path).name
 
     # ---- registers
 

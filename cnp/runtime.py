@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from cnp import interpret, patch, source, targets
+from cnp import interpret, patch, saved, source, targets
 from cnp.assembler import Assembler as BareAssembler
 from cnp.code import Code, Entry
 from cnp.errors import LibraryError, OperandError, StateError
@@ -37,6 +37,7 @@ __all__ = [
     "compile",
     "installed",
     "load",
+    "load_code",
     "process",
 ]
 
@@ -116,6 +117,37 @@ def compile(
     text; ToolError: there is no clang.
     """
     return Vocabulary(source.of_text(text, targets.get(target), name, include))
+
+
+def load_code(
+    path: str | Path,
+    vocabulary: Vocabulary | None = None,
+    helpers: Mapping[str, object] | None = None,
+    symbols: object = None,
+) -> Code:
+    """Code that was saved by `Code.save`, linked anew. helpers, symbols: as for an assembler.
+
+    vocabulary: what it was assembled with; else the stencil file of that name beside it is taken, or the one that came
+    with the library. LibraryError: the file is damaged, of another vocabulary, or needs a processor with more features.
+    SymbolError: imports are missing.
+    """
+    file = Path(path)
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise LibraryError(f"{path}: {error.strerror}", path=str(path)) from error
+    contents = saved.contents_of(data, str(path))
+    library = vocabulary.library if vocabulary else beside(file, contents["library"][0])
+    return Code(saved.unpack(contents, library, str(path)), helpers or {}, symbols)
+
+
+def beside(file: Path, name: str) -> Library:
+    """The stencil file of that name in the folder of another file, or among those that came with the library."""
+    for folder in (file.parent, Path(__file__).parent / "lib"):
+        if Path(name).name == name and (folder / name).is_file():
+            return Library.load(folder / name)
+    message = f"{file} was assembled with {name}, which is not there: give its vocabulary, or put it beside"
+    raise LibraryError(message, path=name)
 
 
 def installed(name: str, target: str) -> Path:
