@@ -1,4 +1,4 @@
-"""The command line: run, build, export, list, dump, doctor, cache, bench. What a command needs is imported when it runs.
+"""The command line: run, build, export, list, dump, doctor, lint, cache, bench. What a command needs is imported when it runs.
 
 Exit status: 0 fine, 1 an error that was told on stderr, 2 wrong usage, 130 interrupted.
 """
@@ -133,6 +133,47 @@ def export(library: str, target: str | None, language: str, out: str | None) -> 
         click.echo(text, nl=False)
     else:
         Path(out).write_text(text, encoding="ascii")
+
+
+@cli.command()
+@click.argument("source", type=click.Path(dir_okay=False, path_type=Path))
+@click.option(
+    "--target", "names", multiple=True, metavar="T", help="repeat it or separate by commas (default: all)"
+)
+@click.option("--max-bytes", "limit", type=click.IntRange(0), metavar="N", help="fail where a form is larger")
+@click.option(
+    "--golden",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="fail where it says otherwise",
+)
+@click.option("--update", is_flag=True, help="write the golden file")
+@click.option("--json", "raw", is_flag=True, help="print the rows as JSON, as they stand in a golden file")
+def lint(
+    source: Path, names: tuple[str, ...], limit: int | None, golden: Path | None, update: bool, raw: bool
+) -> None:
+    """Tell what each operation of a C source costs on each target. Exit status 1: it is not as --max-bytes or --golden say."""
+    from cnp import show, targets
+    from cnp.build import lint as linter
+    from cnp.build.command import chosen
+
+    if update and golden is None:
+        raise click.UsageError("--update needs --golden FILE")
+    rows = linter.lint(source, [targets.get(name) for name in chosen(names or ("all",))])
+    cells = [row.cells() for row in rows]
+    if raw:
+        click.echo(linter.as_json(rows), nl=False)
+    elif not (sys.stdout.isatty() and print_table(f"{source}", linter.COLUMNS, cells)):
+        for line in show.aligned([linter.COLUMNS, *cells]):
+            click.echo(line)
+    faults = [] if limit is None else linter.too_large(rows, limit)
+    if golden is not None and update:
+        golden.write_text(linter.as_json(rows), encoding="utf-8")
+    elif golden is not None:
+        faults += linter.differences(rows, golden)
+    for fault in faults:
+        click.echo(fault, err=True)
+    click.get_current_context().exit(int(bool(faults)))
 
 
 @cli.command("list")
