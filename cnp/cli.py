@@ -15,6 +15,7 @@ import click
 
 from cnp import __version__
 from cnp.bench.command import bench
+from cnp.bench.emission_command import emission
 from cnp.errors import CnpError, LibraryError
 from cnp.targets import TARGETS
 
@@ -264,4 +265,5 @@ def clear_cache() -> None:
     click.echo(f"{len(gone)} files, {sum(item.bytes for item in gone):,} bytes deleted from {cache.folder()}")
 
 
+bench.add_command(emission)
 cli.add_command(bench)

@@ -54,7 +54,7 @@ def quality(as_json: bool, names: Sequence[str], rounds: int) -> None:
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(row) for row in rows], indent=2))
         return
-    print_table([cells(row) for row in rows])
+    print_table(COLUMNS, [cells(row) for row in rows])
     click.echo(
         "\nmedian times; cnp: the portable operations; hand: assembly; -O1, -O2: clang without vectors; B: bytes\n"
     )
@@ -109,8 +109,8 @@ def ratio(a: int | None, b: int | None) -> str:
     return f"{a / b:.2f}" if a and b else "-"
 
 
-def print_table(rows: list[tuple[str, ...]]) -> None:
-    """On a terminal by rich, where it is installed; else as plain columns."""
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """On a terminal by rich, where it is installed; else as plain columns, the first one to the left."""
     if sys.stdout.isatty():
         try:
             from rich.console import Console
@@ -119,14 +119,14 @@ def print_table(rows: list[tuple[str, ...]]) -> None:
             pass
         else:
             table = Table(header_style="bold")
-            for number, column in enumerate(COLUMNS):
+            for number, column in enumerate(columns):
                 table.add_column(column, justify="right" if number else "left")
             for row in rows:
                 table.add_row(*row)
             Console(highlight=False).print(table)
             return
-    lines = [COLUMNS, *rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(COLUMNS))]
+    lines = [columns, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(columns))]
     for line in lines:
         first, *rest = (
             cell.rjust(width) if number else cell.ljust(width)

@@ -1,0 +1,147 @@
+/* What `cnp bench emission` needs in C: the workload, the loops that are timed, and the workload by the assembler of
+   hand.h. A loop does the same `times` times, so that one call is long enough to be timed. */
+
+#include "hand.h"
+#include "workload.h"
+
+#include <string.h>
+#include <sys/mman.h>
+
+/* ---- the workload */
+
+static uint64_t state;
+
+static uint64_t step(void) { return state = state * 6364136223846793005u + 1442695040888963407u; }
+static uint32_t draw(void) { return step() >> 33; }
+
+/* Where operation i jumps to: mostly a little forward. */
+static int32_t goal(uint64_t i, uint64_t count, int verify)
+{
+    uint32_t s = draw() % 4, q = draw();
+    uint64_t t = verify || s < 3 ? i + 1 + q % 16 : q % count;
+    return t < count - 1 ? t : count - 1;
+}
+
+static int32_t kind(uint32_t k)
+{
+    return k < 20 ? LOADI : k < 50 ? ADD : k < 65 ? SUB : k < 80 ? MUL : k < 95 ? CBR : k < 99 ? JMP : RET;
+}
+
+void workload_make(struct workload_record *records, size_t count, int verify)
+{
+    state = 42;
+    for (size_t i = 0; i + 1 < count; i++) {
+        struct workload_record record = {0};
+        uint32_t k = draw() % 100;
+        record.op = kind(verify && k == 99 ? 0 : k);
+        if (record.op <= MUL)
+            record.d = draw() % 256;
+        if (record.op == LOADI)
+            record.imm = (step() | 1ull << 62) & ~(1ull << 63);
+        if (ADD <= record.op && record.op <= CBR) {
+            record.a = draw() % 256;
+            record.b = draw() % 256;
+        }
+        if (record.op == CBR || record.op == JMP)
+            record.d = goal(i, count, verify);
+        records[i] = record;
+    }
+    records[count - 1] = (struct workload_record){.op = RET};
+}
+
+uint64_t workload_interpret(const struct workload_record *records, int64_t *slots)
+{
+    uint64_t executed = 0;
+    for (const struct workload_record *at = records;; executed++) {
+        uint64_t a = slots[at->a], b = slots[at->b];
+        const struct workload_record *next = at + 1;
+        switch (at->op) {
+        case LOADI: slots[at->d] = at->imm; break;
+        case ADD: slots[at->d] = a + b; break;
+        case SUB: slots[at->d] = a - b; break;
+        case MUL: slots[at->d] = a * b; break;
+        case CBR: next = (int64_t)a < (int64_t)b ? records + at->d : next; break;
+        case JMP: next = records + at->d; break;
+        default: return executed + 1;
+        }
+        at = next;
+    }
+}
+
+/* ---- memory */
+
+void bench_copy(void *to, const void *from, size_t size, size_t times)
+{
+    while (times--) {
+        memcpy(to, from, size);
+        __asm__ volatile("" : : "r"(to) : "memory"); /* each copy counts */
+    }
+}
+
+/* Copies into fresh memory, made executable, and given back; 0, or -1 where there is none. */
+int bench_copy_cold(const void *from, size_t size, size_t times)
+{
+    while (times--) {
+        void *to = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (to == MAP_FAILED)
+            return -1;
+        memcpy(to, from, size);
+        if (mprotect(to, size, PROT_READ | PROT_EXEC) != 0 || munmap(to, size) != 0)
+            return -1;
+    }
+    return 0;
+}
+
+/* ---- by hand */
+
+#define ARITHMETIC(operate)                           \
+    hand_load(a, HAND_RAX, HAND_RDI, 8 * record->a);  \
+    operate(a, HAND_RAX, HAND_RDI, 8 * record->b);    \
+    hand_store(a, HAND_RDI, 8 * record->d, HAND_RAX); \
+    break
+
+static void assemble(struct hand *a, const struct workload_record *records, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        const struct workload_record *record = &records[i];
+        hand_bind(a, i);
+        switch (record->op) {
+        case LOADI:
+            hand_mov_imm64(a, HAND_RAX, record->imm);
+            hand_store(a, HAND_RDI, 8 * record->d, HAND_RAX);
+            break;
+        case ADD: ARITHMETIC(hand_add);
+        case SUB: ARITHMETIC(hand_sub);
+        case MUL: ARITHMETIC(hand_imul);
+        case CBR:
+            hand_load(a, HAND_RAX, HAND_RDI, 8 * record->a);
+            hand_cmp(a, HAND_RAX, HAND_RDI, 8 * record->b);
+            hand_jl(a, record->d);
+            break;
+        case JMP: hand_jmp(a, record->d); break;
+        default: hand_ret(a);
+        }
+    }
+}
+
+static struct hand by_hand; /* warm: it keeps its memory */
+
+/* Assemble into `out`, which has `room` bytes; the size of the code, or minus what hand_link said. */
+int64_t bench_hand(const struct workload_record *records, size_t count, uint8_t *out, size_t room, size_t times)
+{
+    size_t size = 0;
+    while (times--) {
+        hand_reset(&by_hand);
+        assemble(&by_hand, records, count);
+        enum hand_status status = hand_link(&by_hand, &size);
+        if (status == HAND_OK && size > room)
+            status = HAND_TOO_LARGE;
+        if (status != HAND_OK)
+            return -(int64_t)status;
+        hand_write(&by_hand, out);
+    }
+    return size;
+}
+
+/* Give the memory back. */
+void bench_hand_close(void) { hand_close(&by_hand); }

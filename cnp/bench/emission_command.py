@@ -1,0 +1,126 @@
+"""`cnp bench emission`: the options, the progress, and the figures as a table or as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cnp.bench.command import LEAST_ROUNDS, print_table
+
+if TYPE_CHECKING:
+    from cnp.bench.emission import Row
+    from cnp.bench.tools import Tool
+
+COLUMNS = ("tool", "n", "ns/op", "MB/s", "bytes/op", "/memcpy", "/hand")
+
+
+def named(context: click.Context, option: click.Parameter, given: Sequence[str]) -> list[tuple[str, str]]:
+    """NAME=COMMAND as pairs; every name once."""
+    from cnp.bench.tools import all_tools
+
+    pairs, taken = [], {tool.name for tool in all_tools()}
+    for text in given:
+        name, sign, command = text.partition("=")
+        if not (name and sign and command.strip()):
+            raise click.BadParameter(f"{text!r} is not NAME=COMMAND", context, option)
+        if name in taken:
+            raise click.BadParameter(f"there is a tool {name!r} already", context, option)
+        taken.add(name)
+        pairs.append((name, command))
+    return pairs
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="one JSON list of rows, and nothing else, on stdout")
+@click.option(
+    "--tool", "others", metavar="NAME=COMMAND", multiple=True, callback=named,
+    help="another assembler, as docs/bench-protocol.md says (can be repeated)",
+)  # fmt: skip
+@click.option("--all", "all_sizes", is_flag=True, help="every tool at every N, however long it takes")
+@click.option("--most", type=click.IntRange(10), default=10_000_000, show_default=True, help="the largest N")
+@click.option("--rounds", type=click.IntRange(LEAST_ROUNDS), default=LEAST_ROUNDS, show_default=True, help="a time is the median")  # fmt: skip
+def emission(as_json: bool, others: list[tuple[str, str]], all_sizes: bool, most: int, rounds: int) -> None:
+    """How fast code is made: the same program by cnp, by an assembler written by hand, by keystone, by LLVM."""
+    from cnp.bench import emission as contest
+    from cnp.bench.external import external
+    from cnp.bench.native import Native
+    from cnp.bench.tools import all_tools
+
+    tools = [*all_tools(), *(external(name, command) for name, command in others)]
+    sizes = [n for n in contest.SIZES if n <= most]
+    with tempfile.TemporaryDirectory(prefix="cnp-") as scratch:
+        native = Native(Path(scratch))
+    with progress(sizes, rounds) as notify:
+        rows = list(contest.run(native, tools, sizes, rounds, all_sizes, notify))
+    if as_json:
+        click.echo(json.dumps([dataclasses.asdict(row) for row in rows], indent=2))
+        return
+    print_table(COLUMNS, [cells(row) for row in rows])
+    for line in (*notes(tools, rows, sizes), "", *goal_lines(rows)):
+        click.echo(line)
+
+
+@contextmanager
+def progress(sizes: Sequence[int], rounds: int) -> Iterator[Callable[[int], None]]:
+    """What to call with the size after each round: moves a bar on stderr where that is a terminal and rich is installed."""
+    try:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    except ImportError:
+        yield lambda n: None
+        return
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda n: None
+        return
+    columns = (TextColumn("{task.description:16}"), BarColumn(), MofNCompleteColumn())
+    with Progress(
+        *columns, console=console, transient=True, auto_refresh=False
+    ) as bar:  # no thread beside us
+        shown = bar.add_task("checking", total=len(sizes) * rounds)
+        bar.refresh()
+        yield lambda n: bar.update(shown, advance=1, description=f"N = {n:,}", refresh=True)
+
+
+# ---- the table
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """A row of the table."""
+    return (
+        row.tool,
+        f"{row.n:,}",
+        *(f"{value:,.2f}" for value in (row.ns_per_op, row.mb_per_s, row.bytes_per_op)),
+        f"{row.ratio_to_memcpy:,.2f}",
+        f"{row.ratio_to_hand:,.3f}",
+    )
+
+
+def notes(tools: Sequence[Tool], rows: Sequence[Row], sizes: Sequence[int]) -> Iterator[str]:
+    """What the columns mean, versions, and which tools stopped where."""
+    yield "\nmedians; /memcpy: its time by that of memcpy warm, of cold rows by that of memcpy cold; /hand: by the hand-written"
+    versions = [f"{tool.name} {tool.version}" for tool in tools if tool.version]
+    yield "versions: " + ", ".join(versions)
+    for tool in tools:
+        last = max((row.n for row in rows if row.tool == tool.name), default=0)
+        if last < sizes[-1]:
+            yield f"{tool.name} stops at {last:,}: a round of the next N would take too long (--all goes on)"
+
+
+def goal_lines(rows: Sequence[Row]) -> Iterator[str]:
+    """The figures beside their goals."""
+    from cnp.bench.emission import GOALS
+
+    yield f"{'in this run':58}         goal"
+    for goal in GOALS:
+        found = goal.figure(rows)
+        shown = "-" if found is None else f"{found:.2f}"
+        verdict = "" if found is None else "met" if goal.met(found) else "MISSED"
+        yield f"{goal.title:58} {shown:>8}  ≤ {goal.bound:<6g} {verdict}".rstrip()
