@@ -218,7 +218,8 @@ class Assembler(BareAssembler):
                     message, op="", operand=name, value=len(view), allowed=(len(content), None)
                 )
         for view, content in zip(views, (image.code, image.data), strict=True):
-            view[: len(content)] = content
+            if content:
+                view[: len(content)] = content
         self._buffers = views
         return image
 

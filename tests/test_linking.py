@@ -42,6 +42,16 @@ def program(target: str) -> cnp.Assembler:
     return asm
 
 
+def test_a_program_without_data_needs_no_buffer_for_it() -> None:
+    asm = cnp.load("ops").assembler()
+    asm.function("f", frame=8)
+    asm.ret(slot(0))
+    code = bytearray(asm.link().code)
+    image = asm.encode_into(code, 0x10000)
+    assert code.startswith(image.code) and not image.data
+    assert asm.relocate(0x20000).base == 0x20000
+
+
 @every_target
 def test_any_base_fits_the_sizes(target: str) -> None:
     asm = program(target)
