@@ -5,7 +5,7 @@
  *      `- where the top of an empty stack would be
  *
  * A call hands the whole stack over in memory; the result of a word is where its stack ends. Words and rounds of loops
- * begin with a `check`; between two checks the stack moves by less than the margins beyond low and high.
+ * begin with a `guard`; between two of them the stack moves by less than the margins beyond low and high.
  */
 #define CNP_STATE(X) X(i64 *, sp) X(i64, tos) X(i64 *, low) X(i64 *, high)
 #define CNP_RESULT sp
@@ -44,7 +44,7 @@ WORD(fetch, s->tos = *(i64 *)s->tos)
 WORD(store, i64 *to = (i64 *)s->tos; *to = *--s->sp; DROP())
 
 /* ---- control */
-CNP_OP(check) {
+CNP_OP(guard) {
     if (unlikely(s->sp < s->low || s->sp >= s->high)) return TRAP(CNP_TRAP_OUT_OF_BOUNDS);
     u64 trap = unlikely(--CNP_CONTEXT->fuel < 0) ? cnp_poll(CNP_CONTEXT) : 0;
     return trap ? TRAP(trap) : NEXT;

@@ -52,7 +52,7 @@ class Compiler:
         if len(body) >= MARGIN // 2:
             raise SyntaxError(f"{self.name} is too long: factor it into words of less than {MARGIN // 2}")
         self.asm.fill()
-        self.asm.check()
+        self.asm.guard()
         for word in body:
             self.word(word)
         if self.open:
@@ -110,7 +110,7 @@ class Compiler:
 
     def back(self, closes: str) -> None:
         self.open.append((closes, self.asm.here(closes)))
-        self.asm.check()
+        self.asm.guard()
 
     def close(self, word: str) -> cnp.Label:
         if not self.open or self.open[-1][0] != word:
