@@ -1,0 +1,11 @@
+/* The core as one translation unit: `cc -std=c11 -O2 -c cnp_core.c`. Each room uses those above it. */
+
+#include "internal.h"
+
+#include "tables.c"
+#include "choose.c"
+#include "program.c"
+#include "layout.c"
+#include "settle.c"
+#include "relax.c"
+#include "patch.c"

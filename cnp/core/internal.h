@@ -1,0 +1,254 @@
+/* What the rooms of the core share: rows of the stencil file made into structs, and the program under construction. */
+
+#include "cnp_core.h"
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <string.h>
+
+__extension__ typedef __int128 wide; /* sums of an address, an addend and a place */
+
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define LITTLE_HOST 1
+#else
+#define LITTLE_HOST 0
+#endif
+
+#define LIKELY(x) __builtin_expect(!!(x), 1)
+#define UNLIKELY(x) __builtin_expect(!!(x), 0)
+#define NONE 0xFFFFFFFFu
+#define FAR 0x8000u      /* in the form of a record: its far variant was taken */
+#define REGION 0x10000000u
+#define ROUNDS 16        /* of the layout without a margin */
+#define SHORT_CODE 32    /* bytes that are copied whatever the length is */
+#define FAST 3           /* holes that are filled whatever there are */
+
+/* ---- rows */
+
+struct hole {
+    int64_t addend;
+    uint32_t offset;
+    int32_t place;
+    uint16_t index;
+    uint8_t field, what;
+};
+
+struct block {
+    const uint8_t *code;
+    const struct hole *hole;
+    uint32_t size, align, holes;
+    uint8_t tail;
+};
+
+struct accept {
+    wide low, high;
+    uint32_t mask;
+    uint16_t align;
+    uint8_t kind;
+};
+
+/* The hot block of a stencil, ready to be copied. A fast hole is a store of 8 bytes: the bits of its field from the
+   record, the rest from the template. Stores go up in their offset, so that each leaves right what is behind it:
+
+       template  48 8b 87 00 00 00 00 48 03 87 …
+       store 1            oo oo oo oo 48 03 87 00
+       store 2                                 oo oo oo oo 48 …
+*/
+struct variant {
+    uint8_t code[SHORT_CODE];
+    uint64_t base[FAST], mask[FAST];
+    uint8_t from[FAST], at[FAST]; /* bytes in the record and in the code */
+    uint8_t jump_size;            /* bytes of a plain relative jump to a label; 0: there is none */
+    uint8_t rest;                 /* holes that are filled one by one */
+    uint32_t size;                /* without the jump to the next operation */
+    int32_t jump_at, jump_add;    /* its value: goal - operation + jump_add */
+    uint32_t handled;             /* bits: the fast holes and the jump, of the block's first 32 holes */
+};
+
+struct form {
+    struct block block[2][2]; /* near and far; hot and cold */
+    const struct accept *accepts;
+    const struct cnp_ties *ties;
+    uint32_t bound, veneers, row; /* bytes at most, stubs included; veneers at most; its row in the file */
+    uint8_t blocks, far, goes_on;
+    uint8_t plain;                     /* no layout of its own: one block, whose only exits are the next operation and one jump */
+    uint8_t leaves, leave[3];          /* its stubs, in the order in which they are asked for */
+    uint8_t shared;                    /* it asks for constants, literals, imports or routines */
+    uint8_t wide;                      /* operand + 1 of the only one that may need 64 bits: words 4 and 5 hold it */
+};
+
+/* The forms for operands of some kinds, as a list and as a table. Four words of a record are compared with four bounds
+   each, unsigned; the twelve bits that say where they lie choose the form at once:
+
+       lane    0 word 0     1 word 1     2 word 2     3 word 5, the upper half of a wide number
+       bits    0-3 > bound[0]   4-7 > bound[1]   8-11 > bound[2]   12-15 > limit: refused, or looked at more closely
+*/
+struct choice {
+    uint16_t form;
+    uint8_t jump;    /* operand + 1 of its plain jump */
+    uint8_t plain;
+    uint8_t adjust;  /* a number may have to be written in another way: always, or where the wide one is negative */
+    uint32_t size, bound;
+};
+enum { ADJUST = 1, ADJUST_NEGATIVE = 2 };
+#define CHOICES 254
+#define SCAN 255 /* the table does not tell: look at the list */
+
+struct shape {
+    struct shape *next;
+    uint32_t kinds;
+    uint8_t operands, choices;
+    uint8_t things; /* operands that name things of the program */
+    uint8_t homes;  /* some register lives at its home on this target */
+    uint32_t bound[3][4], limit[4], slots[4]; /* slots: all ones where the limit is that of the frame */
+    struct choice choice[256];
+    uint8_t table[4096];
+};
+
+struct operation {
+    const struct cnp_operation *row;
+    struct form *forms;
+    struct variant *variants; /* near and far of each form */
+    _Atomic(struct shape *) shapes;
+};
+
+struct slab {
+    struct slab *next;
+    size_t size, used;
+};
+
+struct cnp_library {
+    struct cnp_tables tables;
+    struct cnp_allocator allocator;
+    struct slab *slabs;
+    _Atomic(struct operation *) *operations;
+    struct block *routines, veneer;
+    bool homes;   /* some register lives at its home */
+    bool regions; /* some jumps stay within a region */
+};
+
+/* ---- the program */
+
+struct function { uint32_t begin, frame; };
+
+/* A plain jump. target: as the record has it, goal: the position that this is. far: the round in which it became long. */
+struct jump {
+    const struct variant *near; /* the far one is the next */
+    uint32_t op, target, goal;
+    uint16_t far;
+    uint8_t is_label;
+};
+
+struct piece { /* what is not hot */
+    const struct block *block;
+    uint64_t goal; /* of a veneer */
+    uint32_t op, chunk, address, next;
+    uint8_t kind, outside; /* BLOCK_COLD …; the goal is an address outside */
+};
+enum { PIECE_HOT, PIECE_COLD, PIECE_STUB, PIECE_ROUTINE, PIECE_VENEER };
+
+struct chunk {
+    uint64_t bound;
+    uint32_t hot, cold, stub;     /* the first of each; those of the next chunk end them */
+    uint32_t address, veneer, last_veneer; /* list of pieces, NONE: none */
+};
+
+struct list { /* items of one size */
+    void *data;
+    size_t count, room, size;
+};
+
+struct literal { struct cnp_number value; uint32_t kind, address; };
+struct constant { uint32_t index, address; };
+
+struct cnp_program {
+    struct cnp_library *library;
+    struct cnp_record *records;
+    uint32_t *offsets; /* of each operation and the end of the last one; short variants until it is settled */
+    size_t count, room;
+    struct list functions, labels, cells, cell_places, tables, table_labels, numbers, jumps;
+    uint32_t symbols, limit; /* limit: the last slot of the present function */
+    size_t special;          /* operations that are not plain, or that name things */
+    uint64_t hot_bound;      /* bytes of their code at most */
+    bool planned, settled, fast;
+    bool moved; /* offsets and forms are those of a settled image, not of short variants one behind the other */
+    /* made by cnp_plan */
+    uint64_t bound, base, data_base, island;
+    struct list chunks, cold, stubs, routines, veneers, constants, literals, used_tables, seen, imports, wanted;
+    struct list exits, found, fresh, detours, veneer_map, literal_map, todo, routine_index, constant_index;
+    size_t detours_used;
+    uint32_t cells_used, end, rounds;
+    struct list import_address, symbol_address;
+};
+
+struct table { uint32_t first, count, address; };
+
+#define AT(list_, type, i) (((type *)(list_).data)[i])
+
+static int fail(struct cnp_evidence *evidence, enum cnp_status status, size_t index, uint32_t op)
+{
+    if (evidence) {
+        memset(evidence, 0, sizeof *evidence);
+        evidence->status = status, evidence->index = index, evidence->op = op;
+    }
+    return status;
+}
+
+static inline uint16_t get16(const uint8_t *p) { return (uint16_t)(p[0] | p[1] << 8); }
+static inline uint32_t get32(const uint8_t *p) { return get16(p) | (uint32_t)get16(p + 2) << 16; }
+static inline uint64_t get64(const uint8_t *p) { return get32(p) | (uint64_t)get32(p + 4) << 32; }
+
+static inline uint64_t up(uint64_t address, uint64_t alignment) { return (address + alignment - 1) & -alignment; }
+
+static struct cnp_number number_of(wide value)
+{
+    return (struct cnp_number){(uint64_t)value, value < 0};
+}
+
+static inline wide wide_of(struct cnp_number number)
+{
+    return (wide)number.bits - (number.negative ? (wide)1 << 64 : 0);
+}
+
+/* Room for `more` items behind those of a list; NULL: no memory. */
+static void *reserve(struct cnp_library *library, struct list *list, size_t size, size_t more)
+{
+    list->size = size;
+    if (UNLIKELY(list->room - list->count < more)) {
+        size_t room = list->count + more + list->room / 2 + 8;
+        if (room > (size_t)-1 / size)
+            return NULL;
+        const struct cnp_allocator *a = &library->allocator;
+        void *data = a->resize(a->context, list->data, list->room * size, room * size);
+        if (!data)
+            return NULL;
+        list->data = data, list->room = room;
+    }
+    return (char *)list->data + list->count * size;
+}
+
+static void release(struct cnp_library *library, struct list *list)
+{
+    if (list->data)
+        library->allocator.resize(library->allocator.context, list->data, list->room * list->size, 0);
+    memset(list, 0, sizeof *list);
+}
+
+/* An operand as a number, whatever it stands for: the word, or the 64 bits. */
+static inline wide operand_value(const struct cnp_program *program, const struct cnp_record *record, unsigned i)
+{
+    unsigned kind = record->kinds >> 4 * i & 15;
+    if (kind == CNP_TABLED)
+        return wide_of(AT(program->numbers, struct cnp_number, (uint32_t)record->word[i]));
+    if (kind == CNP_WIDE || kind == CNP_UNSIGNED) {
+        uint64_t bits;
+        memcpy(&bits, &record->word[4], 8);
+        return kind == CNP_WIDE ? (wide)(int64_t)bits : (wide)bits;
+    }
+    return record->word[i];
+}
+
+static inline struct operation *operation_of(const struct cnp_library *library, uint32_t op)
+{
+    return atomic_load_explicit(&library->operations[op], memory_order_acquire);
+}

@@ -1,0 +1,361 @@
+/* Copy and fill: the bytes of a settled image, each hole checked. The readable reference is cnp/patch.py. */
+
+static void write_field(const struct cnp_library *library, const struct cnp_field *field, uint8_t *unit, wide value)
+{
+    const bool big = library->tables.big_endian;
+    uint64_t total = (uint64_t)value + field->carry, word = 0;
+    for (unsigned i = 0; i < field->size; i++)
+        word |= (uint64_t)unit[i] << 8 * (big ? field->size - 1u - i : i);
+    for (unsigned k = 0; k < field->parts; k++) {
+        struct cnp_part part = field->part[k];
+        uint64_t mask = ~(uint64_t)0 >> (64 - part.width);
+        word = (word & ~(mask << part.to)) | (total >> part.from & mask) << part.to;
+    }
+    for (unsigned i = 0; i < field->size; i++)
+        unit[i] = (uint8_t)(word >> 8 * (big ? field->size - 1u - i : i));
+}
+
+static void write_word(const struct cnp_library *library, uint8_t *to, uint64_t value)
+{
+    const bool big = library->tables.big_endian;
+    for (unsigned i = 0; i < 8; i++)
+        to[i] = (uint8_t)(value >> 8 * (big ? 7 - i : i));
+}
+
+/* ---- what holes are filled with */
+
+static wide label_address(const struct cnp_program *p, uint32_t label)
+{
+    return (wide)address_of(p, (uint32_t)AT(p->labels, int64_t, label));
+}
+
+/* An operand as a number: itself, a slot's offset, a register's machine number, an address. */
+static wide operand_number(const struct cnp_program *p, const struct cnp_record *record, unsigned i)
+{
+    const struct cnp_tables *t = &p->library->tables;
+    const uint32_t word = (uint32_t)record->word[i];
+    switch (kind_of(record->kinds, i)) {
+    case CNP_R:
+        return t->r[word].number;
+    case CNP_F:
+        return t->f[word].number;
+    case CNP_POSITION:
+        return (wide)address_of(p, word);
+    case CNP_LABEL:
+    case CNP_FUNCTION:
+        return label_address(p, word);
+    case CNP_SYMBOL:
+        return AT(p->symbol_address, uint64_t, word);
+    case CNP_CELL:
+        return (wide)p->data_base + 8 * (wide)AT(p->cell_places, uint32_t, word);
+    case CNP_TABLE:
+        return (wide)p->base + AT(p->tables, struct table, word).address;
+    }
+    return operand_value(p, record, i);
+}
+
+/* The spec's S of hole `number` of a piece. */
+static wide symbol_of(const struct cnp_program *p, uint32_t piece, uint32_t number, const struct hole *hole)
+{
+    const uint32_t op = piece < p->count ? piece : piece_at(p, piece)->op;
+    const bool veneer = piece >= p->count && piece_at(p, piece)->kind == PIECE_VENEER;
+    uint8_t outside = 0;
+    uint64_t goal;
+    if (veneer) {
+        goal = piece_at(p, piece)->goal, outside = piece_at(p, piece)->outside;
+        return outside ? (wide)goal : (wide)address_of(p, (uint32_t)goal);
+    }
+    switch (hole->what) {
+    case CNP_WHAT_OPERAND:
+        return operand_number(p, &p->records[op], hole->index);
+    case CNP_WHAT_POSITION:
+        return op;
+    case CNP_WHAT_DATA:
+        return (wide)p->base + AT(p->constants, struct constant, AT(p->constant_index, uint32_t, hole->index)).address;
+    case CNP_WHAT_LITERAL: {
+        struct literal literal;
+        uint32_t key = literal_of(p, &p->records[op], hole->index, &literal);
+        uint32_t found = look_up(&p->literal_map, literal.value.bits, key)->value;
+        return (wide)p->base + AT(p->literals, struct literal, found).address;
+    }
+    }
+    if (p->detours_used) {
+        const struct entry *detour = look_up(&p->detours, piece, number);
+        if (detour->used)
+            return (wide)p->base + AT(p->veneers, struct piece, detour->value).address;
+    }
+    goal = goal_of(p, piece, hole, &outside);
+    return outside ? (wide)goal : (wide)address_of(p, (uint32_t)goal);
+}
+
+static int refuse_hole(const struct cnp_program *p, uint32_t number, const struct hole *hole, wide value,
+                       struct cnp_evidence *evidence)
+{
+    const struct cnp_field *field = &p->library->tables.fields[hole->field];
+    const struct piece *piece = number < p->count ? NULL : piece_at(p, number);
+    bool misaligned = value >= field->low && value <= (wide)field->high;
+    enum cnp_status status = misaligned ? CNP_MISALIGNED : CNP_OUT_OF_RANGE;
+    bool shared = piece && piece->kind >= PIECE_ROUTINE;
+    size_t index = shared ? (size_t)-1 : piece ? piece->op : number;
+    fail(evidence, status, index, shared ? piece->op : p->records[index].op);
+    if (evidence) {
+        evidence->block = piece ? piece->kind : 0, evidence->hole = hole->offset, evidence->field = hole->field;
+        evidence->what = hole->what, evidence->what_index = hole->index, evidence->align = field->align;
+        evidence->value = number_of(value), evidence->low = number_of(field->low);
+        evidence->high = number_of((wide)field->high);
+    }
+    return status;
+}
+
+static int fill_hole(const struct cnp_program *p, uint32_t piece, uint32_t number, const struct hole *hole, uint8_t *code,
+                     uint32_t start, struct cnp_evidence *evidence)
+{
+    const struct cnp_field *field = &p->library->tables.fields[hole->field];
+    wide s = symbol_of(p, piece, number, hole);
+    wide value = value_of(field, s, hole->addend, (wide)p->base + start + hole->place);
+    bool fits = value >= field->low && value <= (wide)field->high;
+    if (!fits || (field->align > 1 && value % field->align != 0))
+        return refuse_hole(p, piece, hole, value, evidence);
+    write_field(p->library, field, code + start + hole->offset, value);
+    return CNP_OK;
+}
+
+/* The holes of a block but those in `handled`. */
+static int fill_block(const struct cnp_program *p, uint32_t piece, const struct block *block, uint32_t keep,
+                      uint32_t handled, uint8_t *code, uint32_t start, struct cnp_evidence *evidence)
+{
+    int status = CNP_OK;
+    for (uint32_t i = 0; i < block->holes && !status; i++)
+        if (block->hole[i].offset < keep && !(i < 32 && handled >> i & 1))
+            status = fill_hole(p, piece, i, &block->hole[i], code, start, evidence);
+    return status;
+}
+
+/* ---- operations */
+
+/* Copy one operation and nothing behind it: where the buffer ends, and where its last jump stays. */
+static void copy_exactly(const struct variant *v, const struct block *block, uint32_t keep,
+                         const struct cnp_record *record, uint8_t *to)
+{
+    memcpy(to, block->code, keep);
+    for (unsigned k = 0; k < FAST; k++)
+        for (unsigned i = 0; i < 8; i++)
+            if (v->mask[k] >> 8 * i & 0xFF)
+                to[v->at[k] + i] = ((const uint8_t *)record)[v->from[k] + i];
+}
+
+/* The same with stores of a fixed size, which may go on behind it. */
+static inline void copy_quickly(const struct variant *v, const struct cnp_record *record, uint8_t *to)
+{
+    memcpy(to, v->code, SHORT_CODE);
+    for (unsigned k = 0; k < FAST; k++) {
+        uint64_t word = 0;
+        memcpy(&word, (const uint8_t *)record + v->from[k], 8);
+        word = (word & v->mask[k]) | v->base[k];
+        memcpy(to + v->at[k], &word, 8);
+    }
+}
+
+static int write_ops(const struct cnp_program *p, const struct chunk *chunk, uint8_t *code, size_t size,
+                     struct cnp_evidence *evidence)
+{
+    const struct cnp_library *library = p->library;
+    const uint32_t *offsets = p->offsets, last = chunk[1].hot - 1;
+    int status = CNP_OK;
+    for (uint32_t i = chunk->hot; i <= last && !status; i++) {
+        const struct cnp_record *record = &p->records[i];
+        const struct operation *op = operation_of(library, record->op);
+        const unsigned far = record->form >> 15, form = record->form & ~FAR;
+        const struct variant *v = &op->variants[2 * form + far];
+        uint8_t *to = code + offsets[i];
+        if (LIKELY(v->size <= SHORT_CODE && i < last && size - offsets[i] >= SHORT_CODE + 8)) {
+            copy_quickly(v, record, to);
+            if (v->rest)
+                status = fill_block(p, i, &op->forms[form].block[far][0], v->size, v->handled, code, offsets[i], evidence);
+        } else {
+            const struct block *block = &op->forms[form].block[far][0];
+            uint32_t keep = kept(block, i < last);
+            copy_exactly(v, block, keep, record, to);
+            if (v->rest || keep > v->size)
+                status = fill_block(p, i, block, keep, v->handled, code, offsets[i], evidence);
+        }
+    }
+    return status;
+}
+
+static const struct hole *target_hole(const struct block *block, uint32_t *number)
+{
+    for (uint32_t i = 0; i < block->holes; i++)
+        if (block->hole[i].what == CNP_WHAT_TARGET)
+            return *number = i, &block->hole[i];
+    return NULL;
+}
+
+static int write_jumps(const struct cnp_program *p, uint8_t *code, struct cnp_evidence *evidence)
+{
+    const struct jump *jumps = p->jumps.data;
+    for (size_t k = 0; k < p->jumps.count; k++) {
+        const struct jump *jump = &jumps[k];
+        const struct variant *v = &jump->near[jump->far != 0];
+        const uint32_t start = p->offsets[jump->op];
+        const int64_t value = (int64_t)p->offsets[jump->goal] - start + v->jump_add;
+        uint8_t *to = code + start + v->jump_at;
+        if (UNLIKELY(p->detours_used || (v->jump_size == 1 ? value != (int8_t)value : value != (int32_t)value))) {
+            uint32_t number = 0;
+            const struct hole *hole = target_hole(block_of(p, jump->op), &number);
+            int status = v->jump_size ? fill_hole(p, jump->op, number, hole, code, start, evidence) : CNP_OK;
+            if (status)
+                return status;
+        } else if (v->jump_size == 1) {
+            *to = (uint8_t)value;
+        } else if (v->jump_size) {
+            for (unsigned i = 0; i < 4; i++)
+                to[i] = (uint8_t)((uint64_t)value >> 8 * i);
+        }
+    }
+    return CNP_OK;
+}
+
+/* ---- everything else */
+
+static void fill(uint8_t *code, uint32_t from, uint32_t to, const uint8_t *pattern, uint32_t size, uint32_t phase)
+{
+    for (uint32_t i = from; i < to; i++)
+        code[i] = pattern[(i - phase) % size];
+}
+
+/* Code that traps in what nobody uses, and code that does nothing where control goes on over a gap. */
+static void fill_gap(const struct cnp_program *p, uint8_t *code, uint32_t from, uint32_t to, bool passed)
+{
+    const struct cnp_tables *t = &p->library->tables;
+    if (from >= to)
+        return;
+    fill(code, from, to, t->trap, t->trap_size, 0);
+    if (passed)
+        fill(code, from, from + (to - from) / t->nop_size * t->nop_size, t->nop, t->nop_size, from);
+}
+
+static int write_pieces(const struct cnp_program *p, const struct list *list, size_t first, size_t end, uint32_t number,
+                        uint8_t *code, uint32_t *done, struct cnp_evidence *evidence)
+{
+    int status = CNP_OK;
+    for (size_t i = first; i < end && !status; i++) {
+        const struct piece *piece = &AT(*list, struct piece, i);
+        fill_gap(p, code, *done, piece->address, false);
+        memcpy(code + piece->address, piece->block->code, piece->block->size);
+        status = fill_block(p, number + (uint32_t)i, piece->block, NONE, 0, code, piece->address, evidence);
+        *done = piece->address + piece->block->size;
+    }
+    return status;
+}
+
+static void fill_hot_gaps(const struct cnp_program *p, const struct chunk *chunk, uint8_t *code, uint32_t *done)
+{
+    for (uint32_t i = chunk->hot; i < chunk[1].hot; i++) {
+        fill_gap(p, code, *done, p->offsets[i], i > chunk->hot);
+        *done = p->offsets[i] + kept(block_of(p, i), i + 1 < chunk[1].hot);
+    }
+}
+
+static int write_chunk(const struct cnp_program *p, size_t number, uint8_t *code, uint32_t *done,
+                       struct cnp_evidence *evidence)
+{
+    const struct chunk *chunk = &AT(p->chunks, struct chunk, number);
+    const uint32_t cold = (uint32_t)p->count, stubs = cold + (uint32_t)p->cold.count;
+    const uint32_t routines = stubs + (uint32_t)p->stubs.count, veneers = routines + (uint32_t)p->routines.count;
+    int status = CNP_OK;
+    if (number + 1 == p->chunks.count) {
+        status = write_pieces(p, &p->routines, 0, p->routines.count, routines, code, done, evidence);
+    } else if (p->fast) {
+        *done = p->offsets[p->count];
+    } else {
+        fill_hot_gaps(p, chunk, code, done);
+        status = write_pieces(p, &p->cold, chunk->cold, chunk[1].cold, cold, code, done, evidence);
+        if (!status)
+            status = write_pieces(p, &p->stubs, chunk->stub, chunk[1].stub, stubs, code, done, evidence);
+    }
+    for (uint32_t v = chunk->veneer; v != NONE && !status; v = AT(p->veneers, struct piece, v).next)
+        status = write_pieces(p, &p->veneers, v, v + 1u, veneers, code, done, evidence);
+    return status;
+}
+
+static void write_data(const struct cnp_program *p, uint8_t *code, uint32_t done)
+{
+    const struct cnp_tables *t = &p->library->tables;
+    fill_gap(p, code, done, p->end, false);
+    for (size_t i = 0; i < p->constants.count; i++) {
+        const struct constant *constant = &AT(p->constants, struct constant, i);
+        const struct cnp_constant *row = &t->constants[constant->index];
+        memcpy(code + constant->address, (const uint8_t *)t->code.data + row->start, row->size);
+    }
+    for (size_t i = 0; i < p->literals.count; i++) {
+        const struct literal *literal = &AT(p->literals, struct literal, i);
+        struct cnp_record named = {.kinds = literal->kind, .word = {(int32_t)literal->value.bits}};
+        wide value = is_number(literal->kind) ? wide_of(literal->value) : operand_number(p, &named, 0);
+        write_word(p->library, code + literal->address, (uint64_t)value);
+    }
+    for (size_t i = 0; i < p->used_tables.count; i++) {
+        const struct table *table = &AT(p->tables, struct table, AT(p->used_tables, uint32_t, i));
+        for (uint32_t k = 0; k < table->count; k++) {
+            uint32_t label = AT(p->table_labels, uint32_t, table->first + k);
+            write_word(p->library, code + table->address + 8 * k, (uint64_t)label_address(p, label));
+        }
+    }
+}
+
+int cnp_write(struct cnp_program *p, void *code, size_t size, void *data, size_t data_size, struct cnp_evidence *evidence)
+{
+    if (!p->settled)
+        return fail(evidence, CNP_WRONG_TIME, (size_t)-1, 0);
+    if (size < p->end || data_size < 8 * (size_t)p->cells_used)
+        return fail(evidence, CNP_NO_SPACE, (size_t)-1, 0);
+    int status = CNP_OK;
+    uint32_t done = 0;
+    for (size_t c = 0; c + 1 < p->chunks.count && !status; c++)
+        if (AT(p->chunks, struct chunk, c).hot < AT(p->chunks, struct chunk, c + 1).hot)
+            status = write_ops(p, &AT(p->chunks, struct chunk, c), code, p->end, evidence);
+    if (!status)
+        status = write_jumps(p, code, evidence);
+    for (size_t c = 0; c < p->chunks.count && !status; c++)
+        status = write_chunk(p, c, code, &done, evidence);
+    if (status)
+        return status;
+    write_data(p, code, done);
+    for (size_t i = 0; i < p->cells.count; i++) {
+        uint32_t place = AT(p->cell_places, uint32_t, i);
+        if (place != NONE)
+            write_word(p->library, (uint8_t *)data + 8 * (size_t)place, AT(p->cells, uint64_t, i));
+    }
+    return CNP_OK;
+}
+
+/* ---- where things lie */
+
+const uint32_t *cnp_offsets(const struct cnp_program *p) { return p->offsets; }
+
+uint64_t cnp_routine_address(const struct cnp_program *p, uint32_t routine)
+{
+    if (!p->settled || routine >= p->library->tables.routines_count || AT(p->routine_index, uint32_t, routine) == NONE)
+        return 0;
+    return p->base + AT(p->routines, struct piece, AT(p->routine_index, uint32_t, routine)).address;
+}
+
+int64_t cnp_cell_place(const struct cnp_program *p, uint32_t cell)
+{
+    bool used = p->planned && cell < p->cells.count && AT(p->cell_places, uint32_t, cell) != NONE;
+    return used ? 8 * (int64_t)AT(p->cell_places, uint32_t, cell) : -1;
+}
+
+size_t cnp_blocks(const struct cnp_program *p)
+{
+    return p->settled ? p->count + p->cold.count + p->stubs.count + p->routines.count + p->veneers.count : 0;
+}
+
+struct cnp_block cnp_block_at(const struct cnp_program *p, size_t number)
+{
+    uint32_t piece = (uint32_t)number, start = (uint32_t)(address_of(p, piece) - p->base);
+    if (number < p->count)
+        return (struct cnp_block){start, start + kept_of(p, piece), (int64_t)number};
+    const struct piece *found = piece_at(p, piece);
+    return (struct cnp_block){start, start + found->block->size, found->kind >= PIECE_ROUTINE ? -1 : (int64_t)found->op};
+}

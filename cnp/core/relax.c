@@ -1,0 +1,160 @@
+/* The lengths of plain jumps, without looking at anything else: in a program of plain operations only they change.
+
+   All jumps begin short. Those that do not reach become long, and push others out of reach: a jump that reached stays in
+   question as long as there are short ones between it and its goal. A round judges each by what was long before it, as
+   those of settle.c do, and the end is the same. */
+
+/* Bytes by which the jumps between a jump and its goal have grown before this round; open: whether some may still. */
+static uint32_t growth_between(const struct jump *jumps, size_t count, size_t k, unsigned round, bool *open)
+{
+    const uint32_t op = jumps[k].op, goal = jumps[k].goal;
+    uint32_t grown = 0;
+    *open = false;
+    for (size_t i = k + 1; goal > op && i < count && jumps[i].op < goal; i++) {
+        bool is_long = jumps[i].far && jumps[i].far < round;
+        grown += is_long ? jumps[i].near[1].size - jumps[i].near[0].size : 0;
+        *open |= !is_long;
+    }
+    for (size_t i = k; goal <= op && i-- > 0 && jumps[i].op >= goal;) {
+        bool is_long = jumps[i].far && jumps[i].far < round;
+        grown += is_long ? jumps[i].near[1].size - jumps[i].near[0].size : 0;
+        *open |= !is_long;
+    }
+    return grown;
+}
+
+static inline int64_t distance(const struct cnp_program *p, const struct jump *jump)
+{
+    return (int64_t)p->offsets[jump->goal] - p->offsets[jump->op] + jump->near->jump_add;
+}
+
+/* One round over the jumps in question; those that stay are left in the list. */
+static bool relax_round(struct cnp_program *p, uint32_t *pending, size_t *count, unsigned round)
+{
+    struct jump *jumps = p->jumps.data;
+    bool changed = false;
+    size_t left = 0;
+    for (size_t i = 0; i < *count; i++) {
+        struct jump *jump = &jumps[pending[i]];
+        bool open;
+        int64_t grown = growth_between(jumps, p->jumps.count, pending[i], round, &open), value = distance(p, jump);
+        value += jump->goal > jump->op ? grown : -grown;
+        if (value < INT8_MIN || value > INT8_MAX)
+            jump->far = (uint16_t)round, changed = true;
+        else if (open)
+            pending[left++] = pending[i];
+    }
+    *count = left;
+    return changed;
+}
+
+/* Everything behind a long jump moves. */
+static void push(struct cnp_program *p)
+{
+    const struct jump *jumps = p->jumps.data;
+    uint32_t grown = 0;
+    size_t op = 0;
+    for (size_t k = 0; k <= p->jumps.count; k++) {
+        size_t end = k < p->jumps.count ? jumps[k].op : p->count;
+        if (k < p->jumps.count && !jumps[k].far)
+            continue;
+        for (; op <= end; op++)
+            p->offsets[op] += grown;
+        if (k < p->jumps.count) {
+            grown += jumps[k].near[1].size - jumps[k].near[0].size;
+            p->records[jumps[k].op].form |= FAR;
+        }
+    }
+}
+
+/* Choose the lengths; false: it takes so many rounds that settle.c must decide, or there is no memory to note them. */
+static bool relax(struct cnp_program *p)
+{
+    struct jump *jumps = p->jumps.data;
+    p->found.count = 0;
+    uint32_t *pending = reserve(p->library, &p->found, sizeof *pending, p->jumps.count + 1);
+    if (!pending)
+        return false;
+    size_t count = 0, longer = 0;
+    for (size_t k = 0; k < p->jumps.count; k++) {
+        int64_t value = distance(p, &jumps[k]);
+        bool is_short = jumps[k].near->jump_size == 1, misses = is_short && (value < INT8_MIN || value > INT8_MAX);
+        jumps[k].far = misses, longer += misses;
+        pending[count] = (uint32_t)k;
+        count += is_short & !misses;
+    }
+    for (unsigned round = 2; longer && round < ROUNDS; round++)
+        if (!relax_round(p, pending, &count, round))
+            break;
+        else if (round + 1 == ROUNDS)
+            return false;
+    p->moved = true;
+    push(p);
+    return true;
+}
+
+/* What lies behind the operations of such a program. */
+static int settle_rest(struct cnp_program *p)
+{
+    const struct block *last = block_of(p, (uint32_t)p->count - 1);
+    p->veneers.count = 0;
+    p->offsets[p->count] = p->offsets[p->count - 1] + last->size;
+    uint64_t address = p->base + p->offsets[p->count];
+    int status = place_list(p, &p->routines, 0, p->routines.count, &address);
+    if (status)
+        return status;
+    p->end = (uint32_t)(place_data(p, address) - p->base);
+    return CNP_OK;
+}
+
+/* ---- settle */
+
+static int copy_addresses(struct cnp_program *p, struct list *list, const uint64_t *from, size_t count)
+{
+    list->count = 0;
+    uint64_t *to = reserve(p->library, list, sizeof *to, count + 1);
+    if (!to)
+        return CNP_NO_MEMORY;
+    if (count && from)
+        memcpy(to, from, count * sizeof *to);
+    else
+        memset(to, 0, count * sizeof *to);
+    list->count = count;
+    return CNP_OK;
+}
+
+static int check_base(uint64_t base, uint64_t size, uint32_t align, struct cnp_evidence *evidence)
+{
+    uint64_t high = -size; /* 2^64 - size */
+    if (base % align == 0 && (base <= high || !size))
+        return CNP_OK;
+    fail(evidence, CNP_BAD_BASE, (size_t)-1, 0);
+    if (evidence)
+        evidence->value = number_of((wide)base), evidence->high = number_of((wide)high), evidence->align = align;
+    return CNP_BAD_BASE;
+}
+
+int cnp_settle(struct cnp_program *p, uint64_t base, uint64_t data_base, const uint64_t *imports, const uint64_t *symbols,
+               uint64_t *size, struct cnp_evidence *evidence)
+{
+    if (!p->planned)
+        return fail(evidence, CNP_WRONG_TIME, (size_t)-1, 0);
+    int status = check_base(base, p->bound, 16, evidence);
+    if (!status)
+        status = check_base(data_base, 8 * (uint64_t)p->cells_used, 8, evidence);
+    if (status)
+        return status;
+    p->settled = false;
+    if (p->moved)
+        restore(p);
+    p->base = base, p->data_base = data_base;
+    status = copy_addresses(p, &p->import_address, imports, p->library->tables.imports_count);
+    if (!status)
+        status = copy_addresses(p, &p->symbol_address, symbols, p->symbols);
+    if (!status)
+        status = p->fast && relax(p) ? settle_rest(p) : settle_slowly(p);
+    if (status)
+        return fail(evidence, status, (size_t)-1, 0);
+    p->settled = true, *size = p->end;
+    return CNP_OK;
+}
