@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cnp.compose import Cost
+from cnp.core import get_include
 from cnp.errors import (
     BuildError,
     CacheWarning,
@@ -76,6 +77,7 @@ __all__ = [
     "address",
     "compile",
     "f",
+    "get_include",
     "load",
     "load_code",
     "process",

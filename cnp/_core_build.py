@@ -8,11 +8,15 @@ the module in place, for work on the sources.
 from __future__ import annotations
 
 import os
+import runpy
 import shutil
 import tempfile
 from pathlib import Path
 
 from cffi import FFI
+
+HERE = Path(__file__).parent
+CORE = runpy.run_path(str(HERE / "core" / "__init__.py"))  # setuptools runs this before there is a package
 
 DECLARATIONS = """
     int cnp_install(uintptr_t table, uintptr_t main);
@@ -29,15 +33,20 @@ DECLARATIONS = """
     uint64_t cnp_cell_compare_exchange(uintptr_t address, unsigned width, uint64_t expected, uint64_t wanted);
 """
 
-SOURCES = ("_core.c", "_callable.c")
-HERE = Path(__file__).parent
+#: The memory of the core's libraries and programs.
+HEAP = """
+    void *cnp_heap(void *context, void *memory, size_t old, size_t size);
+"""
+
+SOURCES = ("_core.c", "_callable.c", "_heap.c")
 
 ffibuilder = FFI()
-ffibuilder.cdef(DECLARATIONS)
+ffibuilder.cdef(DECLARATIONS + CORE["declarations"]() + HEAP)
 # The text goes into the file that cffi writes, which has the same name: an #include would find itself.
 ffibuilder.set_source(
     "cnp._core",
-    "".join(f'#line 1 "cnp/{name}"\n' + (HERE / name).read_text(encoding="utf-8") for name in SOURCES),
+    CORE["amalgamated"]()
+    + "".join(f'#line 1 "cnp/{name}"\n' + (HERE / name).read_text(encoding="utf-8") for name in SOURCES),
     py_limited_api=True,
     define_macros=[("Py_LIMITED_API", "0x030a0000")],
     libraries=["pthread"],

@@ -121,6 +121,7 @@ class Library:
             self._read(head, body)
         except MALFORMED as error:
             raise self._refuse(f"the head is not what format {FORMAT} says ({error!r})") from error
+        self.core: Any = None  # what cnp/emit.py makes of it for the core in C
         self.operations = tuple(self._rows)
         self._operations: dict[str, Operation] = {}
 
@@ -181,7 +182,8 @@ class Library:
             *(part for parts in self.supers.values() for part in parts),
         }:
             raise self._refuse("a super-operation is made of operations that it does not have")
-        self._tables = Tables(self._split(head["counts"], body), self._names(head))
+        self.rows = self._split(head["counts"], body)
+        self._tables = Tables(self.rows, self._names(head))
         self._read_frames(head)
 
     def _split(self, counts: dict[str, Any], body: memoryview) -> dict[str, memoryview]:

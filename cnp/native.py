@@ -67,10 +67,12 @@ def _import_core() -> tuple[Any, str]:
         return None, str(error)
 
 
+core_module, why_not = _import_core()
+
+
 def _choose() -> tuple[Backend, str]:
-    core, why_not = _import_core()
-    if core is not None:
-        return CoreBackend(core), ""
+    if core_module is not None:
+        return CoreBackend(core_module), ""
     from cnp._pure import PureBackend  # not needed beside the core
 
     return PureBackend(), why_not

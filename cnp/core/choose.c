@@ -17,6 +17,7 @@ static bool takes_kind(const struct accept *accept, unsigned kind)
 {
     switch (kind) {
     case CNP_SLOT:
+    case CNP_HOME:
         return accept->kind == CNP_TAKES_SLOT;
     case CNP_R:
         return accept->kind == CNP_TAKES_R;
@@ -51,6 +52,7 @@ static bool take(const struct accept *accept, unsigned kind, wide value, wide *t
     *taken = value;
     switch (kind) {
     case CNP_SLOT:
+    case CNP_HOME:
         return within(accept, value);
     case CNP_R:
     case CNP_F:
@@ -98,7 +100,7 @@ static bool may_be_tied(const struct cnp_library *library, const struct form *fo
     for (uint32_t k = 0; k < form->ties->same; k++) {
         const struct cnp_pair *p = &library->tables.pairs[form->ties->first_same + k];
         unsigned kind = kind_of(kinds, p->first);
-        if (kind != kind_of(kinds, p->second) || !(kind == CNP_SLOT || is_register(kind)))
+        if (kind != kind_of(kinds, p->second) || !(kind == CNP_SLOT || kind == CNP_HOME || is_register(kind)))
             return false;
     }
     return true;
@@ -259,7 +261,7 @@ static void fill_table(const struct cnp_library *library, const struct operation
         unsigned kind = kind_of(shape->kinds, i), seen = 0;
         for (unsigned lane = 0; lane < 4; lane++)
             seen |= lane_operand(op, shape->kinds, lane) == (int)i;
-        unseen |= !seen && kind <= CNP_TABLED;
+        unseen |= !seen && (kind <= CNP_TABLED || kind == CNP_HOME);
     }
     memset(shape->table, SCAN, sizeof shape->table);
     for (unsigned code = 0; code < 256 && !unseen; code++) {
@@ -313,7 +315,7 @@ static int make_shape(struct cnp_library *library, struct operation *op, uint32_
         unsigned kind = kind_of(kinds, i);
         if ((kind == CNP_NONE) != (i >= op->row->operands) || kind >= CNP_KINDS)
             return fail(evidence, CNP_BAD_OPERAND, (size_t)-1, 0);
-        shape->things |= kind >= CNP_TABLED && kind != CNP_POSITION;
+        shape->things |= kind >= CNP_TABLED && kind != CNP_POSITION && kind != CNP_HOME;
         shape->homes |= library->homes && is_register(kind);
     }
     for (unsigned i = 0; i < op->row->forms; i++)

@@ -58,6 +58,7 @@ enum cnp_kind {
     CNP_SYMBOL,   /* a name that is resolved when the program is linked, by cnp_symbol */
     CNP_CELL,     /* a word of data, by cnp_cell */
     CNP_TABLE,    /* a jump table, by cnp_table */
+    CNP_HOME,     /* the slot at a register's home, by its offset: what a composition parks there */
     CNP_KINDS
 };
 

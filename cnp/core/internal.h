@@ -147,7 +147,7 @@ struct piece { /* what is not hot */
 };
 enum { PIECE_HOT, PIECE_COLD, PIECE_STUB, PIECE_ROUTINE, PIECE_VENEER };
 
-struct chunk {
+struct cluster {
     uint64_t bound;
     uint32_t hot, cold, stub;     /* the first of each; those of the next chunk end them */
     uint32_t address, veneer, last_veneer; /* list of pieces, NONE: none */

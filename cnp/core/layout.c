@@ -209,9 +209,9 @@ static int collect_op(struct cnp_program *p, size_t position, uint32_t chunk)
     return status ? status : need_things(p, record);
 }
 
-static int new_chunk(struct cnp_program *p, uint32_t hot)
+static int new_cluster(struct cnp_program *p, uint32_t hot)
 {
-    struct chunk chunk = {.hot = hot, .cold = (uint32_t)p->cold.count, .stub = (uint32_t)p->stubs.count,
+    struct cluster chunk = {.hot = hot, .cold = (uint32_t)p->cold.count, .stub = (uint32_t)p->stubs.count,
                           .veneer = NONE, .last_veneer = NONE};
     return add(p, &p->chunks, &chunk, sizeof chunk, NULL);
 }
@@ -224,14 +224,14 @@ static int collect_ops(struct cnp_program *p)
     for (size_t i = 0; i < p->count; i++)
         total += form_of(p, i)->bound;
     p->island = p->library->tables.island && total > p->library->tables.island ? p->library->tables.island : 0;
-    int status = new_chunk(p, 0);
+    int status = new_cluster(p, 0);
     for (size_t i = 0; i < p->count && !status; i++) {
         const struct form *form = form_of(p, i);
         uint64_t size = form->bound + (p->island ? each * form->veneers : 0);
-        if (p->island && AT(p->chunks, struct chunk, p->chunks.count - 1).bound + size > p->island)
-            status = new_chunk(p, (uint32_t)i);
+        if (p->island && AT(p->chunks, struct cluster, p->chunks.count - 1).bound + size > p->island)
+            status = new_cluster(p, (uint32_t)i);
         if (!status) {
-            AT(p->chunks, struct chunk, p->chunks.count - 1).bound += size;
+            AT(p->chunks, struct cluster, p->chunks.count - 1).bound += size;
             status = collect_op(p, i, (uint32_t)p->chunks.count - 1);
         }
     }
@@ -245,9 +245,9 @@ static int collect_plain(struct cnp_program *p)
     if (island && p->hot_bound > island)
         return collect_ops(p);
     p->island = 0;
-    int status = new_chunk(p, 0);
+    int status = new_cluster(p, 0);
     if (!status)
-        AT(p->chunks, struct chunk, 0).bound = p->hot_bound;
+        AT(p->chunks, struct cluster, 0).bound = p->hot_bound;
     return status;
 }
 
@@ -256,7 +256,7 @@ static int collect_routines(struct cnp_program *p)
 {
     const struct cnp_library *library = p->library;
     const uint32_t veneer = library->veneer.size + library->veneer.align;
-    int status = new_chunk(p, (uint32_t)p->count);
+    int status = new_cluster(p, (uint32_t)p->count);
     uint64_t bound = 0;
     while (p->todo.count && !status) {
         uint32_t index = AT(p->todo, uint32_t, --p->todo.count);
@@ -277,7 +277,7 @@ static int collect_routines(struct cnp_program *p)
             status = add_piece(p, &p->routines, &library->routines[i], i, (uint32_t)p->chunks.count - 1, PIECE_ROUTINE);
         }
     if (!status)
-        AT(p->chunks, struct chunk, p->chunks.count - 1).bound = bound;
+        AT(p->chunks, struct cluster, p->chunks.count - 1).bound = bound;
     return status;
 }
 
@@ -297,7 +297,7 @@ static uint64_t bound_of(struct cnp_program *p)
     for (size_t i = 0; i < p->used_tables.count; i++)
         data += 8 * (uint64_t)AT(p->tables, struct table, AT(p->used_tables, uint32_t, i)).count;
     for (size_t i = 0; i < p->chunks.count; i++) {
-        struct chunk *chunk = &AT(p->chunks, struct chunk, i);
+        struct cluster *chunk = &AT(p->chunks, struct cluster, i);
         chunk->bound += outside, code += chunk->bound;
         if (chunk->bound > largest)
             largest = chunk->bound;

@@ -156,7 +156,7 @@ static inline void copy_quickly(const struct variant *v, const struct cnp_record
     }
 }
 
-static int write_ops(const struct cnp_program *p, const struct chunk *chunk, uint8_t *code, size_t size,
+static int write_ops(const struct cnp_program *p, const struct cluster *chunk, uint8_t *code, size_t size,
                      struct cnp_evidence *evidence)
 {
     const struct cnp_library *library = p->library;
@@ -249,7 +249,7 @@ static int write_pieces(const struct cnp_program *p, const struct list *list, si
     return status;
 }
 
-static void fill_hot_gaps(const struct cnp_program *p, const struct chunk *chunk, uint8_t *code, uint32_t *done)
+static void fill_hot_gaps(const struct cnp_program *p, const struct cluster *chunk, uint8_t *code, uint32_t *done)
 {
     for (uint32_t i = chunk->hot; i < chunk[1].hot; i++) {
         fill_gap(p, code, *done, p->offsets[i], i > chunk->hot);
@@ -260,7 +260,7 @@ static void fill_hot_gaps(const struct cnp_program *p, const struct chunk *chunk
 static int write_chunk(const struct cnp_program *p, size_t number, uint8_t *code, uint32_t *done,
                        struct cnp_evidence *evidence)
 {
-    const struct chunk *chunk = &AT(p->chunks, struct chunk, number);
+    const struct cluster *chunk = &AT(p->chunks, struct cluster, number);
     const uint32_t cold = (uint32_t)p->count, stubs = cold + (uint32_t)p->cold.count;
     const uint32_t routines = stubs + (uint32_t)p->stubs.count, veneers = routines + (uint32_t)p->routines.count;
     int status = CNP_OK;
@@ -312,8 +312,8 @@ int cnp_write(struct cnp_program *p, void *code, size_t size, void *data, size_t
     int status = CNP_OK;
     uint32_t done = 0;
     for (size_t c = 0; c + 1 < p->chunks.count && !status; c++)
-        if (AT(p->chunks, struct chunk, c).hot < AT(p->chunks, struct chunk, c + 1).hot)
-            status = write_ops(p, &AT(p->chunks, struct chunk, c), code, p->end, evidence);
+        if (AT(p->chunks, struct cluster, c).hot < AT(p->chunks, struct cluster, c + 1).hot)
+            status = write_ops(p, &AT(p->chunks, struct cluster, c), code, p->end, evidence);
     if (!status)
         status = write_jumps(p, code, evidence);
     for (size_t c = 0; c < p->chunks.count && !status; c++)

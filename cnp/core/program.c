@@ -177,6 +177,16 @@ static int adjust(struct cnp_program *program, const struct operation *op, const
     return CNP_OK;
 }
 
+static bool is_home(const struct cnp_tables *t, int32_t offset)
+{
+    bool found = false;
+    for (uint32_t i = 0; i < t->r_count; i++)
+        found |= t->r[i].home == offset;
+    for (uint32_t i = 0; i < t->f_count; i++)
+        found |= t->f[i].home == offset;
+    return found;
+}
+
 /* Whether what the operands name is there, and slots lie in the frame. */
 static int check_operands(const struct cnp_program *program, const struct cnp_operation *op,
                           const struct cnp_record *record, struct cnp_evidence *evidence)
@@ -198,6 +208,12 @@ static int check_operands(const struct cnp_program *program, const struct cnp_op
                 evidence->operand = i, evidence->value = number_of(record->word[i]), evidence->high = number_of(limit);
             return CNP_OUTSIDE_FRAME;
         }
+        if (kind == CNP_HOME && !is_home(t, record->word[i])) {
+            fail(evidence, CNP_BAD_OPERAND, program->count, record->op);
+            return CNP_BAD_OPERAND;
+        }
+        if (kind == CNP_HOME)
+            continue;
         if (counts[kind] ? word >= counts[kind] : is_register(kind) || kind >= CNP_TABLED) {
             fail(evidence, CNP_BAD_OPERAND, program->count, record->op);
             if (evidence)
@@ -218,7 +234,7 @@ static void at_home(const struct cnp_tables *t, struct cnp_record *record)
         const struct cnp_register *r = &(kind == CNP_R ? t->r : t->f)[record->word[i]];
         if (r->number < 0) {
             record->word[i] = r->home;
-            record->kinds = (record->kinds & ~(15u << 4 * i)) | CNP_KIND(CNP_SLOT, i);
+            record->kinds = (record->kinds & ~(15u << 4 * i)) | CNP_KIND(CNP_HOME, i);
         }
     }
 }

@@ -36,7 +36,7 @@ static uint32_t chunk_of(const struct cnp_program *p, uint32_t number)
     size_t low = 0, high = p->chunks.count - 1; /* the last one is that of the routines */
     while (high - low > 1) {
         size_t middle = (low + high) / 2;
-        if (AT(p->chunks, struct chunk, middle).hot <= number)
+        if (AT(p->chunks, struct cluster, middle).hot <= number)
             low = middle;
         else
             high = middle;
@@ -54,7 +54,7 @@ static const struct block *block_of(const struct cnp_program *p, uint32_t number
 /* Bytes of a hot block: without the jump to the next operation where that follows in the same chunk. */
 static uint32_t kept(const struct block *block, bool falls) { return block->size - (falls ? block->tail : 0); }
 
-static bool falls(const struct cnp_program *p, uint32_t op, const struct chunk *chunk)
+static bool falls(const struct cnp_program *p, uint32_t op, const struct cluster *chunk)
 {
     (void)p;
     return op + 1 < chunk[1].hot;
@@ -98,7 +98,7 @@ static int place_list(struct cnp_program *p, struct list *list, size_t first, si
 
 static int place_chunk(struct cnp_program *p, size_t number, uint64_t *address)
 {
-    struct chunk *chunk = &AT(p->chunks, struct chunk, number);
+    struct cluster *chunk = &AT(p->chunks, struct cluster, number);
     const bool last = number + 1 == p->chunks.count;
     int status = CNP_OK;
     if (p->library->regions && *address / REGION != (*address + chunk->bound) / REGION)
@@ -250,7 +250,7 @@ static uint32_t kept_of(const struct cnp_program *p, uint32_t number)
     const struct block *block = block_of(p, number);
     if (number >= p->count)
         return block->size;
-    return kept(block, falls(p, number, &AT(p->chunks, struct chunk, chunk_of(p, number))));
+    return kept(block, falls(p, number, &AT(p->chunks, struct cluster, chunk_of(p, number))));
 }
 
 static int all_exits(struct cnp_program *p)
@@ -260,7 +260,7 @@ static int all_exits(struct cnp_program *p)
     int status = CNP_OK;
     p->exits.count = 0;
     for (size_t c = 0; c + 1 < p->chunks.count; c++) {
-        const struct chunk *chunk = &AT(p->chunks, struct chunk, c);
+        const struct cluster *chunk = &AT(p->chunks, struct cluster, c);
         for (uint32_t i = chunk->hot; i < chunk[1].hot && !status; i++)
             status = add_exits(p, &p->exits, i, kept(block_of(p, i), falls(p, i, chunk)));
         for (uint32_t i = chunk->cold; i < chunk[1].cold && !status; i++)
@@ -303,7 +303,7 @@ static int take_veneer(struct cnp_program *p, const struct exit *exit, bool *tak
         return status;
     struct entry *entry = look_up(&p->veneer_map, exit->goal, key);
     if (!entry->used) {
-        struct chunk *owner = &AT(p->chunks, struct chunk, chunk);
+        struct cluster *owner = &AT(p->chunks, struct cluster, chunk);
         uint32_t number = (uint32_t)p->veneers.count;
         status = add_piece(p, &p->veneers, &p->library->veneer, NONE, chunk, PIECE_VENEER);
         if (status)
@@ -388,7 +388,7 @@ static int settle_slowly(struct cnp_program *p)
         if (maps[i]->count)
             memset(maps[i]->data, 0, maps[i]->count * sizeof(struct entry));
     for (size_t i = 0; i < p->chunks.count; i++)
-        AT(p->chunks, struct chunk, i).veneer = AT(p->chunks, struct chunk, i).last_veneer = NONE;
+        AT(p->chunks, struct cluster, i).veneer = AT(p->chunks, struct cluster, i).last_veneer = NONE;
     for (size_t i = 0; i < p->cold.count; i++)
         AT(p->cold, struct piece, i).block = &form_of(p, AT(p->cold, struct piece, i).op)->block[0][1];
     if (!set_of(p->library, &p->fresh, 4 * p->count))

@@ -1,0 +1,462 @@
+"""Programs through the core in C: a library's tables handed over, operations as records, errors as exceptions.
+
+    Library --tables--> cnp_library        made once for each library, its operations when they are first used
+    Program --records--> cnp_program --> bytes, the same as those of cnp/patch.py
+
+A record has 32 bytes (cnp/core/cnp_core.h draws it). What the core does not know takes the way of cnp/patch.py:
+`records` says so by returning None.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+from cnp import native
+from cnp.errors import CnpError, LabelError, LibraryError, OperandError, RangeError, StateError
+from cnp.library import Library
+from cnp.operands import Cell, Function, Label, Register, Slot, Symbol, Table
+from cnp.program import Program
+from cnp.sections import DATA, RODATA
+from cnp.stencil import What
+from cnp.tables import HOLE, TABLES
+
+RECORD = struct.Struct("=HHI6i")
+WIDE = struct.Struct("=q")
+(
+    NONE,
+    SLOT,
+    R,
+    F,
+    NUMBER,
+    WIDE_KIND,
+    UNSIGNED,
+    TABLED,
+    POSITION,
+    LABEL,
+    FUNCTION,
+    SYMBOL,
+    CELL,
+    TABLE,
+    HOME,
+) = range(15)
+#: Kinds of operands in the file -> enum cnp_accept.
+ACCEPTS = {
+    "r": 0, "f": 1, "slot": 2, "u32": 5, "f32": 5, "u64": 6, "f64": 6, "label": 7, "func": 8, "cell": 9, "table": 10,
+    "symbol": 11,
+}  # fmt: skip
+SIGNED, PLAIN_UNSIGNED = 3, 4
+Buffer: TypeAlias = Any  #: bytes, array, memoryview, numpy array, mmap …
+LEAVES = ("cnp.stub.exit", "cnp.stub.trap", "cnp.stub.unwind")
+
+
+class Emitted(NamedTuple):
+    """An image as the core made it: bytes of code and data, where each operation begins."""
+
+    code: bytes
+    data: bytes
+    offsets: list[int]
+
+
+def core() -> tuple[Any, Any]:
+    """ffi and lib of the compiled core. StateError: it is not there."""
+    module = native.core_module
+    if module is None:
+        raise StateError(f"the core in C is missing: {native.reason}", state="pure")
+    return module.ffi, module.lib
+
+
+# ---- the library
+
+
+class CoreLibrary:
+    """The tables of a library as the core has them. It keeps what they point to."""
+
+    def __init__(self, library: Library) -> None:
+        self.ffi, self.lib = core()
+        self.library = library
+        self.target = library.target
+        self._keep: list[Any] = []
+        tables = self._tables()
+        self.evidence = self.ffi.new("struct cnp_evidence *")
+        heap = self.ffi.new("struct cnp_allocator *", {"resize": self.ffi.addressof(self.lib, "cnp_heap")})
+        place = self.ffi.new("struct cnp_library **")
+        self.names = library.operations
+        self.numbers = {name: index for index, name in enumerate(self.names)}
+        self.check(self.lib.cnp_library_open(place, tables, heap, self.evidence))
+        self.handle = self.ffi.gc(place[0], self.lib.cnp_library_close)
+
+    def _hold(self, value: Any) -> Any:
+        self._keep.append(value)
+        return value
+
+    def _rows(self, view: memoryview, size: int) -> dict[str, Any]:
+        data = self._hold(self.ffi.from_buffer(view)) if len(view) else self.ffi.NULL
+        return {"data": data, "count": len(view) // size}
+
+    def _array(self, kind: str, items: list[Any]) -> Any:
+        return self._hold(self.ffi.new(f"{kind}[]", items or 1))
+
+    def _bytes(self, data: bytes) -> Any:
+        return self._hold(self.ffi.new("uint8_t[]", data or b"\0"))
+
+    def _tables(self) -> Any:
+        """`struct cnp_tables` of the library."""
+        library, target, head = self.library, self.target, self.library.facts
+        pairs: list[tuple[int, int]] = []
+        ties: list[tuple[int, int, int, int]] = []
+        for same, differ in head["ties"]:
+            ties.append((len(pairs), len(same), len(pairs) + len(same), len(differ)))
+            pairs += [tuple(pair) for pair in (*same, *differ)]
+        routines = list(library.routine_names)
+        values = {name: self._rows(library.rows[name], row.size) for name, row in TABLES.items()} | {
+            "operations": self._array("struct cnp_operation", [self._operation(o) for o in head["operations"]]),
+            "fields": self._array("struct cnp_field", [self._field(f) for f in target.fields.values()]),
+            "kinds": self._bytes(bytes(self._accept(kind) for kind in head["kinds"])),
+            "features": self._bytes(bytes(not f or f in library.features for f in head["features"])),
+            "ties": self._array("struct cnp_ties", ties),
+            "pairs": self._array("struct cnp_pair", pairs),
+            "constants": self._array("struct cnp_constant", head["constants"]),
+            "r": self._array("struct cnp_register", self._registers("r")),
+            "f": self._array("struct cnp_register", self._registers("f")),
+            "routines": self._array("uint32_t", [block for _, block in head["routines"]]),
+            "stubs": self._array("int32_t", [routines.index(name) for name in LEAVES]),
+            "veneer": self._bytes(target.veneer.code),
+            "nop": self._bytes(target.nop), "trap": self._bytes(target.trap),
+            "veneer_rows": self._bytes(self._veneer_rows()),
+            "operations_count": len(head["operations"]), "fields_count": len(target.fields),
+            "kinds_count": len(head["kinds"]), "features_count": len(head["features"]), "ties_count": len(ties),
+            "pairs_count": len(pairs), "constants_count": len(head["constants"]),
+            "r_count": len(self._registers("r")), "f_count": len(self._registers("f")),
+            "routines_count": len(routines), "imports_count": len(library.imports),
+            "veneer_size": len(target.veneer.code), "veneer_align": target.veneer.align,
+            "veneer_holes": len(target.veneer.holes), "nop_size": len(target.nop), "trap_size": len(target.trap),
+            "island": target.island, "code_align": target.code_align, "big_endian": target.byteorder == "big",
+        }  # fmt: skip
+        return self._hold(self.ffi.new("struct cnp_tables *", values))
+
+    def _operation(self, row: list[Any]) -> tuple[int, ...]:
+        _, _, calls, operands, first, forms = row
+        places = sum(1 << n for n, (kind, _, _) in enumerate(operands) if kind in ("label", "table"))
+        return (first, forms, len(operands), calls, 0 if calls else places)
+
+    def _field(self, field: Any) -> dict[str, Any]:
+        bits = [{"from": source, "width": width, "to": to} for source, width, to in field.bits]
+        return {
+            "low": field.low, "high": field.high, "carry": field.carry, "align": field.align, "size": field.size,
+            "formula": field.formula, "jump": field.jump, "parts": len(bits), "part": bits,
+        }  # fmt: skip
+
+    def _accept(self, kind: str) -> int:
+        return ACCEPTS.get(kind, SIGNED if kind.startswith("i") else PLAIN_UNSIGNED)
+
+    def _registers(self, bank: str) -> list[tuple[int, int]]:
+        numbers = self.library.registers.get(bank, ())
+        return [(number, self.library.home(Register(bank, index))) for index, number in enumerate(numbers)]
+
+    def _veneer_rows(self) -> bytes:
+        fields = list(self.target.fields)
+        rows = [
+            (h.offset, h.place, h.addend, fields.index(h.field), h.what, h.index)
+            for h in self.target.veneer.holes
+        ]
+        return b"".join(HOLE.pack(*row) for row in rows)
+
+    def routine(self, name: str) -> int:
+        return self.library.routine_names.index(name)
+
+    # ---- errors
+
+    def check(self, status: int) -> None:
+        """Raise what a status and its evidence say."""
+        if status:
+            raise self.error(status)
+
+    def error(self, status: int) -> CnpError:
+        lib, found = self.lib, self.evidence[0]
+        index, name = found.index, self.names[found.op] if found.op < len(self.names) else ""
+        value = found.value.bits - (found.value.negative << 64)
+        if status in (lib.CNP_OUT_OF_RANGE, lib.CNP_MISALIGNED):
+            return self._range(found, name)
+        if status == lib.CNP_NO_FORM:
+            return OperandError(f"op {index}: no form of {name} takes its operands", op=name, operand="", value=None, allowed="", index=index)  # fmt: skip
+        if status == lib.CNP_OUTSIDE_FRAME:
+            message = f"op {index} {name}: slot({value}) lies outside of its frame"
+            return OperandError(message, op=name, operand=self._operand(name, found.operand), value=value, allowed=(0, found.high.bits), index=index)  # fmt: skip
+        if status in (lib.CNP_BAD_OPERAND, lib.CNP_NO_OPERATION):
+            message = f"record {index}: {name or f'operation {found.op}'}: there is no such operation, kind or thing"
+            return OperandError(
+                message, op=name, operand=str(found.operand), value=value, allowed="", index=index
+            )
+        if status in (lib.CNP_UNBOUND, lib.CNP_LARGER_FRAME, lib.CNP_EMPTY_FUNCTION, lib.CNP_RUNS_OFF):
+            words = {
+                lib.CNP_UNBOUND: "goes to a place that is bound to no operation",
+                lib.CNP_LARGER_FRAME: "jumps into a function whose frame is larger",
+                lib.CNP_EMPTY_FUNCTION: "is where a function without operations begins",
+                lib.CNP_RUNS_OFF: "runs off the end of its function",
+            }
+            return LabelError(f"op {index} {name} {words[status]}", label=str(value), index=index)
+        if status == lib.CNP_BAD_TABLES:
+            table = self.ffi.string(found.table).decode()
+            return LibraryError(f"{self.library.path}: row {found.row} of {table} says what cannot be", path=self.library.path)  # fmt: skip
+        if status == lib.CNP_BAD_BASE:
+            message = f"base {value:#x}: allowed 0 … {found.high.bits:#x}, a multiple of {found.align}"
+            return RangeError(message, value=value, low=0, high=found.high.bits, align=found.align, op="", index=-1, hole=0, field="", symbol="base", at=None)  # fmt: skip
+        if status == lib.CNP_NO_FUNCTION:
+            return StateError("begin a function first", state="no function")
+        if status == lib.CNP_NO_MEMORY:
+            raise MemoryError
+        return StateError(f"the core refuses this call (status {status})", state=str(status))
+
+    def _operand(self, name: str, number: int) -> str:
+        operands = self.library[name].operands
+        return operands[number].name if number < len(operands) else str(number)
+
+    def _range(self, found: Any, name: str) -> RangeError:
+        low, high = (n.bits - (n.negative << 64) for n in (found.low, found.high))
+        value = found.value.bits - (found.value.negative << 64)
+        field, what = list(self.target.fields)[found.field], What(found.what)
+        operand = what in (What.OPERAND, What.TARGET, What.LITERAL) and found.block < 3
+        symbol = self._operand(name, found.what_index) if operand else what.name.lower()
+        message = f"{name}: hole {found.hole} ({field}) for {symbol}: value {value:#x} does not fit"
+        message += f"; allowed {low:#x} … {high:#x}, a multiple of {found.align}"
+        return RangeError(message, op=name, index=found.index, hole=found.hole, field=field, symbol=symbol, value=value, low=low, high=high, align=found.align, at=None)  # fmt: skip
+
+
+def core_library(library: Library) -> CoreLibrary:
+    """The core's tables of a library, made once."""
+    if library.core is None:
+        library.core = CoreLibrary(library)
+    found: CoreLibrary = library.core
+    return found
+
+
+# ---- the program
+
+
+class Batch:
+    """A program of records. One thread at a time; the GIL is released while the core works."""
+
+    def __init__(self, library: Library) -> None:
+        self.library = core_library(library)
+        self._ffi, self._lib = self.library.ffi, self.library.lib
+        place = self._ffi.new("struct cnp_program **")
+        self.library.check(self._lib.cnp_program_open(place, self.library.handle, self.library.evidence))
+        self._handle = self._ffi.gc(place[0], self._lib.cnp_program_close)
+        self._done = self._ffi.new("size_t *")
+        self._number = self._ffi.new("uint32_t *")
+        self._size = self._ffi.new("uint64_t *")
+        self._needs = self._ffi.new("struct cnp_needs *")
+        self.symbols: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return int(self._lib.cnp_count(self._handle))
+
+    def reset(self) -> None:
+        """Empty again; the memory stays for the next program."""
+        self._lib.cnp_reset(self._handle)
+        self.symbols.clear()
+
+    def function(self, frame: int) -> int:
+        """Begin a function with a frame of so many bytes; the number of its label."""
+        label = self.label()
+        self.library.check(self._lib.cnp_function(self._handle, label, frame))
+        return label
+
+    def label(self) -> int:
+        self.library.check(self._lib.cnp_label(self._handle, self._number))
+        return int(self._number[0])
+
+    def bind(self, label: int, position: int) -> None:
+        self.library.check(self._lib.cnp_bind(self._handle, label, position))
+
+    def symbol(self, name: str) -> int:
+        if name not in self.symbols:
+            self.library.check(self._lib.cnp_symbol(self._handle, self._number))
+            self.symbols[name] = int(self._number[0])
+        return self.symbols[name]
+
+    def cell(self, initial: int) -> int:
+        self.library.check(self._lib.cnp_cell(self._handle, initial, self._number))
+        return int(self._number[0])
+
+    def table(self, labels: list[int]) -> int:
+        self.library.check(self._lib.cnp_table(self._handle, labels, len(labels), self._number))
+        return int(self._number[0])
+
+    def number(self, value: int) -> int:
+        item = {"bits": value % (1 << 64), "negative": value < 0}
+        self.library.check(self._lib.cnp_number(self._handle, item, self._number))
+        return int(self._number[0])
+
+    def extend(self, records: Buffer) -> None:
+        """Append records from any buffer; it is read once and not kept. An error leaves those before it appended."""
+        lib, evidence = self._lib, self.library.evidence
+        data = self._ffi.from_buffer(records)
+        if len(data) % RECORD.size:
+            message = f"{len(data)} bytes are no whole number of records of {RECORD.size} bytes"
+            raise OperandError(message, op="", operand="records", value=len(data), allowed=RECORD.size)
+        count, done = len(data) // RECORD.size, 0
+        while done < count:
+            status = lib.cnp_append(
+                self._handle, data + done * RECORD.size, count - done, self._done, evidence
+            )
+            done += self._done[0]
+            if status == lib.CNP_UNPREPARED:
+                status = lib.cnp_prepare(self.library.handle, evidence.op, evidence.what, evidence)
+            self.library.check(status)
+
+    def records(self) -> memoryview:
+        """The records as the core has them: valid until the next call."""
+        size = len(self) * RECORD.size
+        return (
+            memoryview(self._ffi.buffer(self._lib.cnp_records(self._handle), size))
+            if size
+            else memoryview(b"")
+        )
+
+    def link(self, roots: tuple[str, ...] = ("cnp_enter",)) -> tuple[int, int]:
+        """Check and plan; bytes of code and data at most."""
+        numbers = [self.library.routine(name) for name in roots]
+        self.library.check(
+            self._lib.cnp_plan(self._handle, numbers, len(numbers), self._needs, self.library.evidence)
+        )
+        return int(self._needs.bound), int(self._needs.data_bound)
+
+    def needed(self) -> list[str]:
+        """Names of the imports and symbols that have to have an address, once it is linked."""
+        imports = [item.name for n, item in enumerate(self.library.library.imports) if self._needs.imports[n]]
+        return imports + [name for name, n in self.symbols.items() if self._needs.symbols[n]]
+
+    def settle(self, base: int, data_base: int, addresses: Mapping[str, int]) -> int:
+        """Lay it out for these addresses; the bytes of code."""
+        imports = [addresses.get(item.name, 0) for item in self.library.library.imports]
+        symbols = [addresses.get(name, 0) for name in self.symbols]
+        status = self._lib.cnp_settle(
+            self._handle, base, data_base, imports, symbols, self._size, self.library.evidence
+        )
+        self.library.check(status)
+        return int(self._size[0])
+
+    def write(self, code: Buffer, data: Buffer) -> None:
+        """The bytes, into writable buffers that may lie anywhere."""
+        code, data = (self._ffi.from_buffer(item, require_writable=True) for item in (code, data))
+        status = self._lib.cnp_write(self._handle, code, len(code), data, len(data), self.library.evidence)
+        self.library.check(status)
+
+    def offsets(self) -> list[int]:
+        """Where each operation begins, in bytes from the base, and where the last one ends."""
+        return list(self._ffi.unpack(self._lib.cnp_offsets(self._handle), len(self) + 1))
+
+    def routine_address(self, name: str) -> int:
+        return int(self._lib.cnp_routine_address(self._handle, self.library.routine(name)))
+
+
+# ---- a program of operations as records
+
+
+class Translation:
+    """Operands of a program's operations as words of records, and the things that they name as the core's."""
+
+    def __init__(self, program: Program, batch: Batch) -> None:
+        self.program, self.batch = program, batch
+        self.labels: dict[Label, int] = {}
+        self.cells: dict[Cell, int] = {}
+        self.tables: dict[Table, int] = {}
+
+    def records(self) -> None:
+        """Append all operations."""
+        pending = bytearray()
+        begins = {function.position: function for function in self.program.functions}
+        for position, op in enumerate(self.program.ops):
+            function = begins.get(position)
+            if function is not None:
+                self.batch.extend(pending)
+                pending.clear()
+                number = self.batch.function(function.frame)
+                self.labels.setdefault(function, number)
+                self.batch.bind(self.labels[function], position)
+            pending += self.record(op.operation.index, op.values)
+        self.batch.extend(pending)
+        for label, number in self.labels.items():
+            self.batch.bind(number, -1 if label.position is None else label.position)
+
+    def record(self, op: int, values: tuple[Any, ...]) -> bytes:
+        kinds, words, wide = 0, [0] * 6, len(values) <= 4
+        for n, value in enumerate(values):
+            if isinstance(value, int) and not -(1 << 31) <= value < 1 << 31:
+                if wide:
+                    kind = WIDE_KIND if value < 1 << 63 else UNSIGNED
+                    words[4:6] = struct.unpack(
+                        "=2i", WIDE.pack(value - (value >> 63 << 64) if value >= 0 else value)
+                    )
+                    wide = False
+                else:
+                    kind, words[n] = TABLED, self.batch.number(value)
+            else:
+                kind, words[n] = self.operand(value)
+            kinds |= kind << 4 * n
+        return RECORD.pack(op, 0, kinds, *words)
+
+    def operand(self, value: Any) -> tuple[int, int]:
+        """Kind and word of an operand that is no large number."""
+        if isinstance(value, Slot):
+            return (SLOT if value.offset >= 0 else HOME), value.offset
+        if isinstance(value, Register):
+            return (R if value.bank == "r" else F), value.index
+        if isinstance(value, Label):
+            if value not in self.labels:
+                self.labels[value] = self.batch.label()
+            return (FUNCTION if isinstance(value, Function) else LABEL), self.labels[value]
+        if isinstance(value, Cell):
+            if value not in self.cells:
+                assert isinstance(value.initial, int)
+                self.cells[value] = self.batch.cell(value.initial)
+            return CELL, self.cells[value]
+        if isinstance(value, Table):
+            if value not in self.tables:
+                self.tables[value] = self.batch.table([self.operand(label)[1] for label in value.labels])
+            return TABLE, self.tables[value]
+        if isinstance(value, Symbol):
+            return SYMBOL, self.batch.symbol(value.name)
+        return NUMBER, int(value)
+
+
+KNOWN = (int, Slot, Register, Cell, Table, Symbol, Label)
+
+
+def is_known(program: Program) -> bool:
+    """Whether the core knows everything that a program uses: else it takes the way of cnp/patch.py."""
+    if program.cold or program.aligned or any(program.places()):
+        return False
+    if any(program.sections[name].data for name in (RODATA, DATA)):
+        return False
+    labels: dict[Label, None] = dict.fromkeys(program.functions)
+    for op in program.ops:
+        for value in op.values:
+            if type(value) is Cell and not isinstance(value.initial, int):
+                return False
+            if not isinstance(value, KNOWN):
+                return False
+            for label in value.labels if isinstance(value, Table) else (value,):
+                if isinstance(label, Label):
+                    labels[label] = None
+    return all(label.address is None for label in labels)
+
+
+def encode(program: Program, base: int, data_base: int, addresses: Mapping[str, int]) -> Emitted | None:
+    """A program through the core; None where it uses what the core does not know, or would take other forms."""
+    if not is_known(program):
+        return None
+    batch = Batch(program.library)
+    translation = Translation(program, batch)
+    translation.records()
+    taken = [RECORD.unpack_from(batch.records(), n * RECORD.size)[1] for n in range(len(program.ops))]
+    if any(op.operation.forms[n] is not op.form for n, op in zip(taken, program.ops, strict=True)):
+        return None
+    batch.link(program.roots)
+    code = bytearray(batch.settle(base, data_base, addresses))
+    data = bytearray(8 * len(translation.cells))
+    batch.write(code, data)
+    return Emitted(bytes(code), bytes(data), batch.offsets()[:-1])

@@ -1,0 +1,78 @@
+"""Random programs for the core in C: every form of every operation that a vocabulary has, with operands at the edges of
+what it takes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+from cnp.assembler import Assembler
+from cnp.errors import OperandError
+from cnp.library import Library
+from cnp.operands import Label, Register, Slot
+from cnp.stencil import Accept, Form, Operation
+
+FRAME = 1 << 16
+
+
+def operand(accept: Accept, rng: random.Random, asm: Assembler, labels: list[Label]) -> Any:
+    """Something that a form takes in this place."""
+    match accept.kind:
+        case "r" | "f":
+            return Register(accept.kind, rng.choice([n for n in range(32) if accept.mask >> n & 1]))
+        case "slot":
+            high = min(accept.high, FRAME - 8)
+            places = [max(accept.low, 0), high, rng.randint(0, high), rng.choice((0, 8, 120, 128, 2040))]
+            return Slot(min(rng.choice(places), high) // 8 * 8)
+        case "label":
+            return rng.choice(labels)
+        case "func":
+            return asm.program.functions[0]
+        case "cell":
+            return asm.cell(rng.getrandbits(64))
+        case "table":
+            return asm.table(*rng.choices(labels, k=3))
+        case "symbol":
+            return rng.getrandbits(63)
+    if accept.kind in ("f32", "f64"):
+        return rng.choice((0.0, 1.0, -2.5, 1e30))
+    middle = rng.randint(accept.low, accept.high)
+    value = rng.choice(
+        (accept.low, accept.high, middle, min(max(accept.low, rng.randint(-200, 200)), accept.high))
+    )
+    return (
+        value // accept.align * accept.align
+        if value // accept.align * accept.align >= accept.low
+        else accept.high
+    )
+
+
+def forms(library: Library) -> Iterator[tuple[Operation, Form]]:
+    for name in library.operations:
+        for form in library[name].forms:
+            yield library[name], form
+
+
+def program(library: Library, seed: int, size: int, chosen: list[tuple[Operation, Form]]) -> Assembler:
+    """A program of `size` operations with forms out of those given; its last operation goes on to nothing."""
+    rng = random.Random(seed)
+    asm = Assembler(library)
+    asm.function("main", frame=FRAME)
+    labels = [asm.label() for _ in range(8)]
+    waiting = labels[:]
+    while len(asm.program.ops) < size:
+        operation, form = chosen.pop() if chosen else rng.choice(list(forms(library)))
+        operands = [operand(accept, rng, asm, labels) for accept in form.accepts]
+        for a, b in form.same:
+            operands[b] = operands[a]
+        try:
+            asm.op(operation.name, *operands)
+        except OperandError:
+            continue  # no registers that differ, or slots beyond the frame
+        if waiting and rng.random() < 0.2:
+            asm.bind(waiting.pop())
+    for label in waiting:
+        asm.bind(label)
+    asm.op("ret", Slot(0))
+    return asm

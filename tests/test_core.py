@@ -1,0 +1,170 @@
+"""The core in C against cnp/patch.py, byte for byte, and what it refuses."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import cnp
+from cnp import emit, native, patch
+from cnp.assembler import Assembler
+from cnp.errors import LabelError, OperandError, RangeError, StateError
+from cnp.library import Library
+from cnp.operands import Slot
+from tests.core_programs import forms, program
+
+TARGETS = ("x86_64", "aarch64", "riscv64", "ppc64le", "mips64", "mips64el")
+BASE, DATA_BASE = 0x10000000, 0x50000000
+
+pytestmark = pytest.mark.skipif(native.core_module is None, reason=f"no core in C: {native.reason}")
+
+
+def library(target: str) -> Library:
+    return Library.load(Path(cnp.__file__).parent / "lib" / f"ops.{target}.cnp")
+
+
+def addresses(lib: Library) -> dict[str, int]:
+    return {item.name: 0x70000000 + 0x1230 * number for number, item in enumerate(lib.imports)}
+
+
+def compare(asm: Assembler, base: int = BASE) -> int:
+    """Both ways give the same bytes; how many."""
+    known = addresses(asm.library)
+    image = patch.encode(asm.program, base, DATA_BASE, known)
+    emitted = emit.encode(asm.program, base, DATA_BASE, known)
+    assert emitted is not None
+    assert (emitted.offsets, emitted.data) == (image.offsets, image.data)
+    assert emitted.code == image.code
+    return len(image.code)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_random_programs_have_the_bytes_of_the_reference(target: str) -> None:
+    lib = library(target)
+    chosen = list(forms(lib))
+    random.Random(target).shuffle(chosen)
+    assert compare(program(lib, 1, 150, chosen)) > 500
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_form_has_the_bytes_of_the_reference(target: str) -> None:
+    lib = library(target)
+    chosen = list(forms(lib))
+    random.Random(2).shuffle(chosen)
+    seed = 0
+    while chosen:
+        compare(program(lib, seed, 500, chosen), BASE + (seed << 20))
+        seed += 1
+
+
+@pytest.mark.parametrize("target", ["aarch64", "ppc64le", "riscv64"])
+def test_islands_of_veneers_are_those_of_the_reference(target: str) -> None:
+    lib = library(target)
+    lib.target = replace(lib.target, island=4096)
+    rng = random.Random(3)
+    asm = Assembler(lib)
+    asm.function("main", frame=256)
+    for _ in range(600):
+        asm.op("br_i64_lt_s", Slot(8), Slot(16), rng.randrange(600))
+    asm.op("ret", Slot(0))
+    compare(asm)
+
+
+def test_jumps_become_long_one_after_the_other() -> None:
+    """Each jump just reaches until the next one grows: more rounds than are judged exactly."""
+    for length in (12, 40):
+        asm = Assembler(library("x86_64"))
+        asm.function("main", frame=256)
+        for position in range(length):
+            asm.op("jump", min(position + 62, length))
+        for _ in range(62):
+            asm.op("jump", length + 62)
+        asm.op("ret", Slot(0))
+        compare(asm)
+
+
+# ---- batches
+
+
+def batch_of(*records: tuple[str, list[int], list[int]], frame: int = 64) -> emit.Batch:
+    """A batch of records: operation, kinds, words."""
+    lib = library("x86_64")
+    batch = emit.Batch(lib)
+    batch.function(frame)
+    numbers = emit.core_library(lib).numbers
+    data = bytearray()
+    for name, kinds, words in records:
+        code = sum(kind << 4 * n for n, kind in enumerate(kinds))
+        data += emit.RECORD.pack(numbers[name], 0, code, *words, *[0] * (6 - len(words)))
+    batch.extend(data)
+    return batch
+
+
+RETURN = ("ret", [emit.SLOT], [0])
+
+
+def test_a_batch_is_linked_for_any_base_and_again_after_a_reset() -> None:
+    batch = batch_of(("i64_add", [emit.SLOT] * 3, [0, 8, 16]), ("jump", [emit.POSITION], [2]), RETURN)
+    asm = Assembler(library("x86_64"))
+    asm.function("main", frame=64)
+    asm.op("i64_add", Slot(0), Slot(8), Slot(16))
+    asm.op("jump", 2)
+    asm.op("ret", Slot(0))
+    records = bytes(batch.records())
+    for base in (BASE, 0x7FFF00000000):
+        batch.link()
+        code, data = bytearray(batch.settle(base, DATA_BASE, {})), bytearray(8)
+        batch.write(code, data)
+        assert bytes(code) == patch.encode(asm.program, base, DATA_BASE, {}).code
+        batch.reset()
+        batch.function(64)
+        batch.extend(memoryview(records))
+
+
+def test_the_core_refuses_with_evidence() -> None:
+    with pytest.raises(OperandError) as outside:
+        batch_of(("i64_add", [emit.SLOT] * 3, [0, 8, 64]))
+    assert (outside.value.op, outside.value.operand, outside.value.value) == ("i64_add", "b", 64)
+    with pytest.raises(OperandError) as unknown:
+        batch_of(("i64_add", [emit.SLOT, emit.LABEL, emit.SLOT], [0, 8, 16]))
+    assert unknown.value.index == 0
+    with pytest.raises(LabelError) as unbound:
+        batch_of(("jump", [emit.POSITION], [7]), RETURN).link()
+    assert unbound.value.index == 0
+    with pytest.raises(LabelError):
+        batch_of(("i64_add", [emit.SLOT] * 3, [0, 8, 16])).link()
+    with pytest.raises(OperandError):
+        batch_of().extend(b"short")
+    with pytest.raises(StateError):
+        batch_of(RETURN).settle(BASE, DATA_BASE, {})
+    batch = batch_of(RETURN)
+    batch.link()
+    with pytest.raises(RangeError):
+        batch.settle(BASE + 1, DATA_BASE, {})
+
+
+def test_a_vocabulary_that_says_what_cannot_be_is_refused() -> None:
+    """Random bytes in the tables: an error or a table that holds, never a crash."""
+    lib = library("x86_64")
+    rng = random.Random(4)
+    whole = {name: bytes(view) for name, view in lib.rows.items()}
+    for _ in range(40):
+        name = rng.choice(["forms", "takes", "accepts", "stencils", "blocks", "runs", "holes"])
+        damaged = bytearray(whole[name])
+        for _ in range(len(damaged) // 40):
+            damaged[rng.randrange(len(damaged))] = rng.randrange(256)
+        lib.rows = {**lib.rows, name: memoryview(damaged)}
+        try:
+            batch = emit.Batch(lib)
+            batch.function(64)
+            for number in range(len(lib.operations)):
+                batch.extend(emit.RECORD.pack(number, 0, 0x111, 0, 8, 16, 0, 0, 0))
+        except cnp.CnpError:
+            pass
+        lib.core = None
+        lib.rows = {name: memoryview(data) for name, data in whole.items()}
+    assert emit.Batch(lib) is not None
