@@ -53,11 +53,16 @@ def test_readme_example(
 
 @pytest.mark.parametrize("name", WALKED)
 def test_every_block_runs(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    name: str,
+    tmp_path: Path,
+    session_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A page as a new user would type it, in an empty folder: C into the file that its first line names, Python in
     one session. What `print` says is what its comment promises."""
     need(importlib.util.find_spec("ziglang") is not None, "operations are built by the ziglang wheel")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(session_folder))
     monkeypatch.chdir(tmp_path)
     session: dict[str, object] = {}
     promised = []
