@@ -46,7 +46,8 @@ class RangeError(CnpError):
 
 
 class LabelError(CnpError):
-    """A label is unbound, bound twice or of another program. Fields: label."""
+    """A label is unbound, bound twice or of another program; a program runs off its end. Fields: label, and
+    index where one operation is to blame."""
 
 
 class SymbolError(CnpError):

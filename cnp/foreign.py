@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from cnp import frame as layout
 from cnp import host, interpret, patch
 from cnp.assembler import Program, Symbol
-from cnp.errors import LabelError
+from cnp.errors import LabelError, StateError
 from cnp.frame import FrameImage, Needs
 from cnp.host import HostImage, Segment
 from cnp.link import interpreted_frame, needs
@@ -94,17 +94,25 @@ class ForeignCode:
             interpret.interpreter_program(program), after, host.DATA_BASE, helpers
         )
         self.records_at = align(host.DATA_BASE + len(self.image.data) + 64)
-        used = {v.name for op in program.ops for v in op.values if isinstance(v, Symbol)}
-        self.records = interpret.records(
-            program,
+        self.no_records: StateError | None = None
+        try:
+            self.records = self.make_records()
+        except StateError as error:  # it goes to code of others: compiled code can
+            self.records, self.no_records = b"", error
+        self.needs: Needs = needs(program)
+        self.frames_at = align(self.records_at + len(self.records) + 64)
+
+    def make_records(self) -> bytes:
+        """The program for the interpreters. StateError: it goes to generated code of others."""
+        used = {v.name for op in self.program.ops for v in op.values if isinstance(v, Symbol)}
+        return interpret.records(
+            self.program,
             self.records_at,
             self.image.cell_places.__getitem__,
             {name: self.symbols[name] for name in used},
             self.interpreter.routines,
             self.image.address,
         )
-        self.needs: Needs = needs(program)
-        self.frames_at = align(self.records_at + len(self.records) + 64)
 
     def run(
         self,
@@ -259,6 +267,8 @@ class ForeignCode:
         return host.Call(self.image.enter, (job.frame, self.image.base + self.image.offsets[job.position]))
 
     def interpreted(self, job: Job) -> host.Call:
+        if self.no_records is not None:
+            raise self.no_records
         routine = interpret.routine(self.library, self.interpreter.routines, job.threaded)
         return host.Call(routine, (job.frame, self.records_at + interpret.RECORD_SIZE * job.position))
 

@@ -110,6 +110,27 @@ def test_labels_as_data(target: str) -> None:
         assert memory[here - base :][: len(expected)] == expected
 
 
+@every_target
+def test_a_jump_table_of_distances(target: str) -> None:
+    """Four bytes an entry: loaded, added to where the table lies, jumped to."""
+    asm = cnp.load(installed("ops", runnable(target).name)).assembler()
+    asm.function("f", frame=32)
+    table = asm.rodata.here("table")
+    asm.rodata.relative(asm["zero"], asm["one"], asm["two"])
+    asm.i64_move(slot(8), table)
+    asm.i64_load32_s_at(slot(16), slot(8), slot(0), 4, 0)
+    asm.i64_add(slot(8), slot(8), slot(16))
+    asm.jump_address(slot(8))
+    for name, value in (("zero", 10), ("one", 11), ("two", 12)):
+        asm.bind(name)
+        asm.i64_move(slot(0), value)
+        asm.ret(slot(0))
+    code = ForeignCode(asm.close())
+    order = asm.library.target.byteorder
+    calls = [Call("f", slots=index.to_bytes(8, order)) for index in range(3)]  # type: ignore[arg-type]
+    assert [result.value for result in code.run(calls).results] == [10, 11, 12]
+
+
 def test_addresses_that_do_not_fit(asm: cnp.Assembler) -> None:
     asm.ret(slot(0))
     asm.rodata.address(asm["f"], size=4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import importlib
 import math
 import sys
 import weakref
@@ -12,10 +13,11 @@ from typing import Any
 import pytest
 
 import cnp
-from cnp import LabelError, OperandError, StateError, Symbol, SymbolError, slot
+from cnp import LabelError, OperandError, StateError, Symbol, SymbolError, native, slot
+from cnp.foreign import Call, ForeignCode
 from cnp.runtime import installed
 from cnp.symbols import Symbols
-from tests.support import every_target
+from tests.support import every_target, need, runnable
 
 FFI = pytest.importorskip("cffi").FFI
 H = cnp.load("ops").library.header_size
@@ -64,6 +66,13 @@ def test_libraries() -> None:
     assert sine is not None
     assert ctypes.CFUNCTYPE(ctypes.c_double, ctypes.c_double)(sine)(1.0) == math.sin(1.0)
     assert Symbols(other).address("nowhere_at_all") is None
+
+
+def test_a_compiled_module_of_cffi() -> None:
+    need(native.available, native.reason)
+    library = importlib.import_module("cnp._core").lib
+    assert Symbols(library).address("cnp_poll") == native.poll_address()
+    assert Symbols(library).address("nowhere_at_all") is None
 
 
 def test_the_process() -> None:
@@ -169,6 +178,34 @@ def test_later_functions_keep_to_what_was_said() -> None:
     assert caught.value.state == "needs"
     assert code["main"].run().value == 7
     assert code.link(doubler(frame=64)) == () and code["main"].run().value == 42
+
+
+@every_target
+def test_ways_to_other_code(target: str) -> None:
+    """A call by a symbol, by a cell that is lazy, and a jump to an address: all to what another image would hold."""
+    vocabulary = cnp.load(installed("ops", runnable(target).name))
+    header = vocabulary.library.header_size
+    asm = vocabulary.assembler()
+    double = asm.declare("double", frame=8)
+    later = asm.lazy("later", double, frame=8)
+    asm.function("main", frame=16 + header)
+    asm.i64_move(slot(8 + header), 5)
+    asm.call(Symbol("theirs"), slot(8), slot(0))
+    asm.i64_move(slot(8 + header), slot(0))
+    asm.i64_move(slot(0), 0)
+    asm.call_table(slot(0), 1, later, slot(8), slot(0))
+    asm.jump(there := asm.label("there"))
+    asm.begin(double)
+    asm.i64_add(slot(0), slot(0), slot(0))
+    asm.ret(slot(0))
+    asm.bind(there, address=0x7000_0000)
+    place = ForeignCode(asm.close(), {"theirs": 0x7000_0000}).image.symbols["double"]
+    there.address = place
+    code = ForeignCode(asm.program, {"theirs": place})
+    assert code.image.symbols["double"] == place, "nothing has moved"
+    assert code.run([Call("main")]).results[0].value == 40
+    with pytest.raises(StateError, match="only generated code"):
+        code.run([Call("main", interpret=True)])
 
 
 def test_what_lazy_refuses() -> None:
