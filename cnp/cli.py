@@ -15,7 +15,7 @@ import click
 
 from cnp import __version__
 from cnp.bench.command import bench
-from cnp.bench.emission_command import emission
+from cnp.bench.emission_command import emission, report
 from cnp.errors import CnpError, LibraryError
 from cnp.targets import TARGETS
 
@@ -37,7 +37,9 @@ class Commands(click.Group):
         except KeyboardInterrupt:
             ctx.exit(130)
         except ModuleNotFoundError as missing:
-            extra = {"capstone": "cli", "elftools": "build"}.get((missing.name or "").partition(".")[0])
+            extra = {"capstone": "cli", "elftools": "build", "matplotlib": "bench"}.get(
+                (missing.name or "").partition(".")[0]
+            )
             if extra is None:
                 raise
             fail(f"this command needs {missing.name}: pip install 'cnp[{extra}]'")
@@ -266,4 +268,5 @@ def clear_cache() -> None:
 
 
 bench.add_command(emission)
+bench.add_command(report)
 cli.add_command(bench)

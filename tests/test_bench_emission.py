@@ -4,7 +4,9 @@ command prints, and other people's assemblers."""
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -107,7 +109,7 @@ def test_a_tool_that_computes_something_else_is_refused(native: Native) -> None:
         def code(self) -> bytes:
             return b"\xc3"
 
-    tool = Tool("wrong", "", lambda program: Wrong())
+    tool = Tool("wrong", "", Wrong)
     with pytest.raises(CnpError, match=r"wrong, n = 10: its code leaves another number in slot \d+"):
         emission.Contest(native, [tool], 10).check(tool)
 
@@ -145,9 +147,9 @@ def test_goals() -> None:
         Row(HAND, 1_000_000, 20.0, 900.0, 18.7, 15.0, 1.0),
         Row(WARM, 1_000_000, 1.3, 1.0, 18.7, 1.0, 0.1),
     ]
-    first, *others = GOALS
-    assert first.figure(rows) == 15.0 and first.met(15.0) and not first.met(16.1)
-    assert all(goal.figure([]) is None for goal in (first, *others))
+    goal = next(goal for goal in GOALS if goal.tool == HAND)
+    assert goal.figure(rows) == 15.0 and goal.met(15.0) and not goal.met(16.1)
+    assert all(goal.figure([]) is None for goal in GOALS)
 
 
 # ---- other people's assemblers
@@ -239,6 +241,22 @@ def test_the_table_has_versions_and_goals(native: Native) -> None:
     assert any(line.startswith("versions: hand-written ") for line in rest)
     for goal in GOALS:
         assert sum(line.startswith(goal.title) for line in rest) == 1
+
+
+def test_the_page_needs_nothing_else(native: Native, tmp_path: Path) -> None:
+    need(importlib.util.find_spec("matplotlib") is not None, "matplotlib draws the plots")
+    out = tmp_path / "page.html"
+    done: Result = click_testing.CliRunner().invoke(
+        cli, ["bench", "report", "--most", "10", "--out", str(out)]
+    )
+    assert (done.exit_code, done.stderr) == (0, "")
+    page = out.read_text()
+    assert page.count("<svg") == page.count("</svg>") == 4
+    assert not re.search(r"(?:src|href)=[\"'](?!#)", page)
+    for name in names():
+        assert f"<td>{name}</td>" in page
+    for title in ("Time to the first call", "Compile time against run time", "Lines of source", "Versions"):
+        assert f"<h2>{title}</h2>" in page
 
 
 @pytest.mark.parametrize(

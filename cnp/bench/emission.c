@@ -1,6 +1,7 @@
 /* What `cnp bench emission` needs in C: the workload, the loops that are timed, and the workload by the assembler of
    hand.h. A loop does the same `times` times, so that one call is long enough to be timed. */
 
+#include "../core/cnp_core.h"
 #include "hand.h"
 #include "workload.h"
 
@@ -68,6 +69,33 @@ uint64_t workload_interpret(const struct workload_record *records, int64_t *slot
     }
 }
 
+/* ---- the workload as records of the core */
+
+/* operations: the numbers of those that stand for LOADI … RET. Nothing but records: memory of `count` of them. */
+void bench_records(const struct workload_record *records, size_t count, const uint16_t *operations, struct cnp_record *out)
+{
+    const uint32_t slots = CNP_KIND(CNP_SLOT, 0) | CNP_KIND(CNP_SLOT, 1);
+    for (size_t i = 0; i < count; i++) {
+        const struct workload_record *from = &records[i];
+        int32_t d = 8 * from->d, a = 8 * from->a, b = 8 * from->b;
+        struct cnp_record to = {.op = operations[from->op]};
+        switch (from->op) {
+        case LOADI:
+            to.kinds = CNP_KIND(CNP_SLOT, 0) | CNP_KIND(CNP_WIDE, 1);
+            to.word[0] = d;
+            memcpy(&to.word[4], &from->imm, sizeof from->imm);
+            break;
+        case CBR:
+            to = (struct cnp_record){to.op, 0, slots | CNP_KIND(CNP_POSITION, 2), {a, b, from->d}};
+            break;
+        case JMP: to = (struct cnp_record){to.op, 0, CNP_KIND(CNP_POSITION, 0), {from->d}}; break;
+        case RET: to = (struct cnp_record){to.op, 0, CNP_KIND(CNP_SLOT, 0), {0}}; break;
+        default: to = (struct cnp_record){to.op, 0, slots | CNP_KIND(CNP_SLOT, 2), {d, a, b}};
+        }
+        out[i] = to;
+    }
+}
+
 /* ---- memory */
 
 void bench_copy(void *to, const void *from, size_t size, size_t times)
@@ -90,6 +118,27 @@ int bench_copy_cold(const void *from, size_t size, size_t times)
             return -1;
     }
     return 0;
+}
+
+/* ---- runs */
+
+void bench_interpret(const struct workload_record *records, int64_t *slots, size_t times)
+{
+    while (times--)
+        workload_interpret(records, slots);
+}
+
+void bench_call(void function(int64_t *), int64_t *slots, size_t times)
+{
+    while (times--)
+        function(slots);
+}
+
+/* Code of cnp, by its way in. */
+void bench_enter(void enter(void *, void *), void *frame, void *code, size_t times)
+{
+    while (times--)
+        enter(frame, code);
 }
 
 /* ---- by hand */

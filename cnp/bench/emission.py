@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from cnp.bench.native import Native
-from cnp.bench.tools import COLD, HAND, WARM, Job, Tool
+from cnp.bench.tools import BATCH, COLD, HAND, WARM, Job, Tool
 from cnp.errors import CnpError
 
 SIZES = (10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000)
@@ -25,7 +25,7 @@ LONGEST = 2.0  #: seconds that a round of one tool may take
 LEAST_NS = 300_000  #: a round is at least as long as this
 BUDGET = 400.0  #: seconds for all
 BESIDES = 3  #: rounds' worth of preparing and checking
-COMPARED = (WARM, COLD, HAND)
+COMPARED = (WARM, COLD, HAND, BATCH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +65,13 @@ class Goal:
 
 
 GOALS = (
+    Goal("cnp batch warm by the hand-written, N = 10,000", BATCH, 10_000, "ratio_to_hand", 0.5),
+    Goal("cnp batch warm by the hand-written, N = 1,000,000", BATCH, 1_000_000, "ratio_to_hand", 0.77),
     Goal("hand-written by memcpy, N = 1,000,000", HAND, 1_000_000, "ratio_to_memcpy", 16),
-    Goal(
-        "bytes of cnp by the hand-written, N = 10,000", "cnp pure Python", 10_000, "bytes_per_op", 1.0, HAND
-    ),
+    Goal("cnp batch warm by memcpy, N = 10,000", BATCH, 10_000, "ratio_to_memcpy", 30),
+    Goal("cnp batch warm by memcpy, N = 1,000,000", BATCH, 1_000_000, "ratio_to_memcpy", 12),
+    Goal("cnp batch cold by memcpy cold, N = 10,000", "cnp batch cold", 10_000, "ratio_to_memcpy", 2.2),
+    Goal("bytes of cnp by the hand-written, N = 10,000", BATCH, 10_000, "bytes_per_op", 1.0, HAND),
 )
 
 
@@ -105,7 +108,7 @@ class Contest:
                 taken[name].append(job.timed(times[name]))
             notify()
         for name, job in jobs.items():
-            yield name, statistics.median(taken[name]), job.size
+            yield name, statistics.median(taken[name]), job.length()
             job.close()
 
 

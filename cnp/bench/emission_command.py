@@ -67,6 +67,35 @@ def emission(as_json: bool, others: list[tuple[str, str]], all_sizes: bool, most
         click.echo(line)
 
 
+@click.command()
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), default="emission.html", show_default=True
+)
+@click.option(
+    "--tool", "others", metavar="NAME=COMMAND", multiple=True, callback=named, help="as in cnp bench emission"
+)
+@click.option("--most", type=click.IntRange(10), default=1_000_000, show_default=True, help="the largest N")
+def report(out: Path, others: list[tuple[str, str]], most: int) -> None:
+    """Write the figures of emission as one HTML page with tables and plots."""
+    from cnp.bench import emission as contest
+    from cnp.bench import report as written
+    from cnp.bench.external import external
+    from cnp.bench.native import Native
+    from cnp.bench.tools import all_tools
+
+    tools = [*all_tools(), *(external(name, command) for name, command in others)]
+    sizes = [n for n in contest.SIZES if n <= most]
+    with tempfile.TemporaryDirectory(prefix="cnp-") as scratch:
+        native = Native(Path(scratch))
+    with progress(sizes, contest.ROUNDS) as notify:
+        rows = list(contest.run(native, tools, sizes, notify=notify))
+    calls, found = written.first_calls(native, tools), written.points(native, tools)
+    table = [cells(row) for row in rows]
+    goals = [*notes(tools, rows, sizes), "", *goal_lines(rows)]
+    out.write_text(written.page(rows, tools, calls, found, COLUMNS, table, goals), encoding="utf-8")
+    click.echo(f"{out}: {len(rows)} rows")
+
+
 @contextmanager
 def progress(sizes: Sequence[int], rounds: int) -> Iterator[Callable[[int], None]]:
     """What to call with the size after each round: moves a bar on stderr where that is a terminal and rich is installed."""

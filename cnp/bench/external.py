@@ -32,6 +32,7 @@ class External(Job):
     version = ""
 
     def __init__(self, name: str, command: list[str], program: Program) -> None:
+        super().__init__(program)
         self.name, self.command = name, command
         self.folder = tempfile.TemporaryDirectory(prefix="cnp-")
         self.records, self.made = Path(self.folder.name) / "records", Path(self.folder.name) / "code"

@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import shutil
 import sys
+import time
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -53,8 +54,12 @@ class Native:
         self.library.workload_make.argtypes = [pointer, size, ctypes.c_int]
         self.library.workload_interpret.argtypes = [pointer, pointer]
         self.library.workload_interpret.restype = ctypes.c_uint64
+        self.library.bench_records.argtypes = [pointer, size, pointer, pointer]
         self.library.bench_copy.argtypes = [pointer, pointer, size, size]
         self.library.bench_copy_cold.argtypes = [pointer, size, size]
+        self.library.bench_interpret.argtypes = [pointer, pointer, size]
+        self.library.bench_call.argtypes = [pointer, pointer, size]
+        self.library.bench_enter.argtypes = [pointer, pointer, pointer, size]
         self.library.bench_hand.argtypes = [pointer, size, pointer, size, size]
         self.library.bench_hand.restype = ctypes.c_int64
 
@@ -68,6 +73,13 @@ class Native:
         if size < 0:
             raise CnpError(f"the hand-written assembler gives up with status {-size}", tool="hand-written")
         return int(size)
+
+    def interpret(self, program: Program, times: int) -> float:
+        """Nanoseconds of one run by the interpreter, of many behind each other."""
+        slots = Slots(*first_slots())
+        begun = time.thread_time_ns()
+        self.library.bench_interpret(program.records.address, ctypes.addressof(slots), times)
+        return (time.thread_time_ns() - begun) / times
 
     def close(self) -> None:
         """Give the hand-written assembler's memory back."""

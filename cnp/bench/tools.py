@@ -16,27 +16,40 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 
 import cnp
-from cnp import patch, runtime, targets
+from cnp import emit, patch, runtime, targets
+from cnp import frame as layout
 from cnp.assembler import Assembler
 from cnp.bench.native import Buffer, Program, Slots
 from cnp.bench.workload import SLOTS, Kind, Record, first_slots, unpack
 from cnp.errors import CnpError
 from cnp.link import code_memory
+from cnp.memory import Block
 from cnp.operands import slot
 
 WARM, COLD, HAND = "memcpy warm", "memcpy cold", "hand-written"  #: what others are compared with
+BATCH = "cnp batch warm"
+RUNS = 200  #: of code that is timed
 FRAME = 8 * SLOTS
 FUNCTION = "workload"
+OPERATIONS = ("i64_move", "i64_add", "i64_sub", "i64_mul", "br_i64_lt_s", "jump", "ret")  #: by `Kind`
 BASE = 0x10000  #: where code lies that nobody executes
+
+
+Run = Callable[[int], None]  #: the code, so many times
+Read = Callable[[], bytes]  #: the slots
 
 
 class Job:
     """One tool on one program. size: bytes of code after `emit`."""
 
     size = 0
+
+    def __init__(self, program: Program) -> None:
+        self.native = program.native
 
     def emit(self, times: int) -> None:
         """Make the code, so many times."""
@@ -48,16 +61,41 @@ class Job:
         self.emit(times)
         return (time.thread_time_ns() - begun) / times
 
+    def length(self) -> int:
+        """Bytes of the code that was made last."""
+        return self.size
+
     def code(self) -> bytes:
         """What was made, as a function of the address of the slots that can lie anywhere."""
         raise NotImplementedError
 
+    @contextmanager
+    def entered(self) -> Iterator[tuple[Run, Read]]:
+        """The code in executable memory, on slots as they are at first."""
+        block = code_memory(targets.get("host")).allocate(len(self.code()))
+        try:
+            block.write(self.code())
+            yield self.called(block.code_address)
+        finally:
+            block.free()
+
+    def called(self, address: int) -> tuple[Run, Read]:
+        """A function of the slots' address."""
+        slots, call = Slots(*first_slots()), self.native.library.bench_call
+        return lambda times: call(address, ctypes.addressof(slots), times), lambda: bytes(slots)
+
     def execute(self) -> bytes:
         """The slots after the code."""
-        slots = Slots(*first_slots())
-        with executable(self.code()) as address:
-            call(address, slots)
-        return bytes(slots)
+        with self.entered() as (run, read):
+            run(1)
+            return read()
+
+    def run_time(self) -> float:
+        """Nanoseconds of one run, of many behind each other."""
+        with self.entered() as (run, _):
+            begun = time.thread_time_ns()
+            run(RUNS)
+            return (time.thread_time_ns() - begun) / RUNS
 
     def close(self) -> None:
         """Give memory back."""
@@ -73,21 +111,6 @@ class Tool:
     executes: bool = True
 
 
-@contextmanager
-def executable(code: bytes) -> Iterator[int]:
-    """The address of code in executable memory, as long as the context lasts."""
-    block = code_memory(targets.get("host")).allocate(len(code))
-    try:
-        block.write(code)
-        yield block.code_address
-    finally:
-        block.free()
-
-
-def call(address: int, slots: ctypes.Array[ctypes.c_uint64]) -> None:
-    ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)(ctypes.addressof(slots))
-
-
 # ---- memcpy, and by hand
 
 
@@ -95,7 +118,8 @@ class Copy(Job):
     """memcpy of the hand-written assembler's code."""
 
     def __init__(self, program: Program) -> None:
-        self.native, code = program.native, program.hand
+        super().__init__(program)
+        code = program.hand
         self.size = len(code)
         self.source, self.out = Buffer(self.size), Buffer(self.size)
         self.source.view()[:] = code
@@ -116,6 +140,7 @@ class Hand(Job):
     """The assembler in C, warm."""
 
     def __init__(self, program: Program) -> None:
+        super().__init__(program)
         self.program, self.out = program, Buffer(32 * program.count)
 
     def emit(self, times: int) -> None:
@@ -150,14 +175,94 @@ def append(asm: Assembler, program: list[Record]) -> None:
 
 
 def own_bytes(image: patch.Image) -> int:
-    """Bytes of the operations, without what an image has once: routines, veneers."""
+    """bytes of the operations, without what an image has once: routines, veneers."""
     return sum(end - start for start, end, op in image.ranges if op >= 0)
 
 
-class PurePython(Job):
+class Framed(Job):
+    """Code of cnp, which is entered with a frame."""
+
+    def framed(self, frame: runtime.Frame, enter: int, address: int) -> tuple[Run, Read]:
+        """A function of the vocabulary, by its way in."""
+        library, call = frame.library, self.native.library.bench_enter
+        frame.set_context(layout.pack_context(library))
+        frame.set_header(layout.pack_header(library, layout.pack_state(library, {}), 0, frame.context))
+        for number, value in enumerate(first_slots()):
+            frame[8 * number] = value
+        return lambda times: call(enter, frame.address, address, times), lambda: frame.read(0, FRAME)
+
+
+class Batch(Framed):
+    """The core in C takes the records at once and writes to memory that it has written before."""
+
+    def __init__(self, program: Program) -> None:
+        super().__init__(program)
+        self.library = runtime.load("ops").library
+        self.batch = emit.Batch(self.library)
+        numbers = [self.library[name].index for name in OPERATIONS]
+        operations = (ctypes.c_uint16 * len(numbers))(*numbers)
+        self.records = Buffer(emit.RECORD.size * program.count)
+        program.native.library.bench_records(
+            program.records.address, program.count, operations, self.records.address
+        )
+        self.out = bytearray()
+
+    def plan(self) -> tuple[int, int]:
+        """The program, checked; bytes of code and data at most."""
+        self.batch.reset()
+        self.batch.function(FRAME)
+        self.batch.extend(self.records.view())
+        return self.batch.link()
+
+    def write(self, base: int, bound: int) -> memoryview:
+        """The code for an address."""
+        if len(self.out) < bound:
+            self.out = bytearray(bound)
+        size = self.batch.settle(base, 0, {})
+        self.batch.write(self.out, bytearray())
+        return memoryview(self.out)[:size]
+
+    @contextmanager
+    def placed(self) -> Iterator[Block]:
+        """The code in executable memory."""
+        bound, data = self.plan()
+        block = code_memory(self.library.target).allocate(bound, data)
+        try:
+            block.write(self.write(block.code_address, bound))
+            yield block
+        finally:
+            block.free()
+
+    def emit(self, times: int) -> None:
+        for _ in range(times):
+            bound, _ = self.plan()
+            self.write(BASE, bound)
+
+    def length(self) -> int:
+        return self.batch.offsets()[-1]
+
+    @contextmanager
+    def entered(self) -> Iterator[tuple[Run, Read]]:
+        frame = runtime.Frame(self.library, FRAME)
+        with self.placed() as block:
+            enter = self.batch.routine_address("cnp_enter")
+            yield self.framed(frame, enter, block.code_address + self.batch.offsets()[0])
+
+
+class BatchCold(Batch):
+    """The same into executable memory of cnp's arenas, which is given back."""
+
+    def emit(self, times: int) -> None:
+        for _ in range(times):
+            with self.placed():
+                pass
+
+
+class PurePython(Framed):
     """cnp without its core: chosen, laid out and patched in Python."""
 
     def __init__(self, program: Program) -> None:
+        super().__init__(program)
         self.records = unpack(program.records.view())
         self.vocabulary = runtime.load("ops")
 
@@ -167,14 +272,12 @@ class PurePython(Job):
             append(asm, self.records)
             self.size = own_bytes(patch.encode(asm.close(), BASE))
 
-    def execute(self) -> bytes:
+    @contextmanager
+    def entered(self) -> Iterator[tuple[Run, Read]]:
         asm = self.vocabulary.assembler()
         append(asm, self.records)
-        frame = self.vocabulary.frame(FRAME)
-        for number, value in enumerate(first_slots()):
-            frame[8 * number] = value
-        asm.build()[FUNCTION].run(frame=frame)
-        return frame.read(0, FRAME)
+        code = asm.build()
+        yield self.framed(self.vocabulary.frame(FRAME), code.image.enter, code[FUNCTION].address)
 
 
 # ---- others
@@ -205,6 +308,7 @@ class Keystone(Job):
     def __init__(self, program: Program) -> None:
         import keystone
 
+        super().__init__(program)
         self.text = text(unpack(program.records.view()))
         self.assembler = keystone.Ks(keystone.KS_ARCH_X86, keystone.KS_MODE_64)
         self.made = b""
@@ -244,11 +348,13 @@ class Llvm(Job):
     def __init__(self, program: Program, level: int) -> None:
         from llvmlite import binding as llvm
 
+        super().__init__(program)
         self.llvm, self.level = llvm, level
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
         host = llvm.Target.from_default_triple()
-        self.machine = host.create_target_machine(opt=level, reloc="pic", codemodel="small")
+        self.machine = partial(host.create_target_machine, opt=level, reloc="pic", codemodel="small")
+        self.generator = self.machine()
         self.modules = [llvm.parse_assembly(ir(unpack(program.records.view())))]
 
     def emit(self, times: int) -> None:
@@ -256,22 +362,21 @@ class Llvm(Job):
             module = self.modules[0].clone() if self.level else self.modules[0]
             if self.level:
                 options = self.llvm.create_pipeline_tuning_options(speed_level=self.level)
-                passes = self.llvm.create_pass_builder(self.machine, options)
+                passes = self.llvm.create_pass_builder(self.generator, options)
                 passes.getModulePassManager().run(module, passes)
-            self.made = self.machine.emit_object(module)
+            self.made = self.generator.emit_object(module)
         self.size = text_size(self.made)
 
-    def execute(self) -> bytes:
-        slots = Slots(*first_slots())
-        engine = self.llvm.create_mcjit_compiler(self.llvm.parse_assembly(""), self.machine)
+    @contextmanager
+    def entered(self) -> Iterator[tuple[Run, Read]]:
+        engine = self.llvm.create_mcjit_compiler(self.llvm.parse_assembly(""), self.machine())
         engine.add_object_file(self.llvm.ObjectFileRef.from_data(self.made))
         engine.finalize_object()
-        call(engine.get_function_address(FUNCTION), slots)
-        return bytes(slots)
+        yield self.called(engine.get_function_address(FUNCTION))
 
 
 def text_size(made: bytes) -> int:
-    """Bytes of .text in an object."""
+    """bytes of .text in an object."""
     from elftools.elf.elffile import ELFFile
 
     section = ELFFile(io.BytesIO(made)).get_section_by_name(".text")
@@ -292,6 +397,8 @@ def all_tools() -> list[Tool]:
         Tool(WARM, "", Copy, executes=False),
         Tool(COLD, "", CopyCold, executes=False),
         Tool(HAND, ours, Hand),
+        Tool(BATCH, ours, Batch),
+        Tool("cnp batch cold", ours, BatchCold),
         Tool("cnp pure Python", ours, PurePython),
     ]
     if importlib.util.find_spec("keystone"):
