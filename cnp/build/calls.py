@@ -17,6 +17,8 @@ from cnp.errors import BuildError, ToolError
 #: A target on which IR says of each 32-bit argument whether it is signed.
 TELLING = "--target=powerpc64le-unknown-linux-gnu"
 NAME = r'@"?([\w.$]+)"?'
+THREAD_LOCAL = re.compile(r'^@"?([\w.$]+)"? = .*\bthread_local\b', re.MULTILINE)
+STATE_FAULT = re.compile(r"static assertion failed.*?: (state field .*)")
 BY_ADDRESS = ""  #: what an indirect call calls, in a call graph
 
 
@@ -32,9 +34,11 @@ class Helpers:
 
 def find(source: Source, toolchain: Toolchain, flags: list[str]) -> Helpers:
     """Compile one probe for each body and follow the calls; then judge the super-operations."""
-    graph, declared = call_graph(
-        ir_of(source, toolchain, probe_source(source), [*flags, "-Xclang", "-disable-llvm-passes"])
-    )
+    ir = ir_of(source, toolchain, probe_source(source), [*flags, "-Xclang", "-disable-llvm-passes"])
+    if variable := THREAD_LOCAL.search(ir):
+        what = "code that is copied cannot reach it; keep it in a cell, a slot, the context's `user`, or behind a helper"
+        raise BuildError(f"{variable[1]!r} is thread-local: {what}", op="", line=0, target="")
+    graph, declared = call_graph(ir)
     bodies = [item.name + part for item in source.declarations for part in ("", "_slow")]
     outside = {*declared, BY_ADDRESS}
     callers = frozenset(name for name in bodies if reaches(graph, f"cnp_probe_{name}", outside))
@@ -53,7 +57,8 @@ def ir_of(source: Source, toolchain: Toolchain, text: str, flags: list[str]) -> 
             "-o", "-", text=text, cwd=source.path.resolve().parent,
         )  # fmt: skip
     except ToolError as error:
-        raise BuildError(error.message, op="", line=0, target="") from error
+        fault = STATE_FAULT.search(error.message)
+        raise BuildError(fault[1] if fault else error.message, op="", line=0, target="") from error
 
 
 def opening(source: Source) -> str:
@@ -61,8 +66,18 @@ def opening(source: Source) -> str:
     return f"""#include "{source.path.name}"
 cnp_word cnp_native_call(cnp_state *s, cnp_func f, void *b);
 CNP_INLINE cnp_word cnp_call(cnp_state *s, cnp_func f, void *b) {{ return cnp_native_call(s, f, b); }}
+{state_checks(source)}
 {supers.definitions(source)}
 """
+
+
+def state_checks(source: Source) -> str:
+    """C text that does not compile for state fields which are no words."""
+    return "\n".join(
+        f"_Static_assert(sizeof({ctype}) <= 8 && __builtin_classify_type(*(__typeof__({ctype}) *)0) < 12, "
+        f"\"state field '{name}' is a {ctype}, which is no word: integers, floats and pointers of at most 8 bytes are\");"
+        for ctype, name in source.state
+    )
 
 
 def probe_source(source: Source) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,13 +86,16 @@ def discover(path: Path, toolchain: Toolchain, flags: list[str]) -> Source:
                 )
             found[new.name] = new
     if not found:
-        raise BuildError(
-            f"{path}: no operation found: declare some with CNP_OP(name, operands) {{ … }}", op="", line=0
-        )
+        raise BuildError("no operation found: declare some with CNP_OP(name, operands) { … }", op="", line=0)
     if result and result not in {name for _, name in state}:
-        raise BuildError(f"{path}: CNP_RESULT is {result!r}, which is no state field", op="", line=0)
+        names = ", ".join(name for _, name in state) or "none"
+        raise BuildError(
+            f"CNP_RESULT is {result!r}, which is no state field; there are {names}", op="", line=0
+        )
+    if twice := [name for name, count in Counter(name for _, name in state).items() if count > 1]:
+        raise BuildError(f"state field {twice[0]!r} is declared twice in CNP_STATE", op="", line=0)
     if interpret not in INTERPRETERS:
-        message = f"{path}: CNP_INTERPRET is {interpret}; it is one of {', '.join(INTERPRETERS)}"
+        message = f"CNP_INTERPRET is {interpret}; it is one of {', '.join(INTERPRETERS)}"
         raise BuildError(message, op="", line=0)
     return Source(path, tuple(state), result, tuple(found.values()), interpret)
 
@@ -125,6 +129,8 @@ def declaration(kind: str, rest: str, file: str, line: int) -> Declaration:
     inputs = tuple(typed(text, immediates, where, name, line) for text in split(inner))
     if result not in SCALARS:
         raise BuildError(f"{where}: a value of type {result!r} has no place in a slot", op=name, line=line)
+    if unknown := immediates.keys() - {item.name for item in inputs}:
+        raise BuildError(f"{where}: IMM({min(unknown)}, …) is for none of its parameters", op=name, line=line)
     operands = (Operand("out", result, "d"), *inputs)
     return Declaration(kind, name, operands, result, immediates, file, line)
 

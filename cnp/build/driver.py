@@ -39,6 +39,7 @@ LOCATED = re.compile(r"\S.*?:(\d+):")  #: a message at a line, not the lines tha
 INCLUDED_FROM = re.compile(
     r"(In file included from |\s+from )(<stdin>|\S*/cnp-\w+/)"
 )  #: files that the builder printed
+PRINTED_NOTE = re.compile(r"\S*/cnp-\w+/\S*: note:")
 CRASH = "frontend command failed"  #: what clang says when it dies
 PORTION = 2500  #: stencils that are compiled at once
 FAR, NEAR, FIRST = range(
@@ -66,6 +67,8 @@ WARNINGS = (
     "-Wno-unused-variable",
     "-Wno-unused-label",
     "-Wno-unknown-pragmas",
+    "-Werror=return-type",  # a path without an answer
+    "-Werror=undefined-internal",  # CNP_OP_SLOW without its CNP_SLOW
 )
 
 
@@ -169,7 +172,7 @@ def told(job: Job) -> Iterator[None]:
         if isinstance(error, ToolError) and "status" not in error.evidence:
             raise  # clang did not even start
         name, folder = job.name or str(job.source), job.source.parent.as_posix()
-        lines = [line for line in error.message.splitlines() if not INCLUDED_FROM.match(line)]
+        lines = list(users_lines(error.message))
         lines = [
             f"{folder}/{line[2:]}" if line.startswith("./") else line for line in lines
         ]  # clang ran there
@@ -179,6 +182,17 @@ def told(job: Job) -> Iterator[None]:
             lines[0] = f"{name}{f':{number}' if number else ''}: error: {lines[0]}"
         facts = {"op": "", **error.evidence, "target": job.target.name, "line": number}
         raise BuildError("\n".join(lines), **facts) from error
+
+
+def users_lines(message: str) -> Iterator[str]:
+    """The lines of a message that are about the user's files: not how the builder's include them, nor where these use what
+    is wrong."""
+    about = True
+    for line in message.splitlines():
+        if not line.startswith(" "):
+            about = not (INCLUDED_FROM.match(line) or PRINTED_NOTE.match(line))
+        if about and not INCLUDED_FROM.match(line):
+            yield line
 
 
 Texts = Mapping[str, tuple[str, list[str]]]  #: key -> the key that it was renamed from, assembly

@@ -126,7 +126,7 @@ class Reader:
         for section in self.sections:
             if section.name in records and not self.is_code(section):
                 if section["sh_flags"] & ALLOCATED and not IGNORED.match(section.name):
-                    what = f"section {section.name}: data that needs relocations has no place in a stencil"
+                    what = f"section {section.name}: data that needs relocations has no place in a stencil (a variable, or a table of addresses: use cells, symbol operands or helpers)"
                     raise self.user_of(section.name, records).refuse(what)
             elif found := STENCIL_SECTION.fullmatch(section.name):
                 key = found[2] + (found[3] or "")
@@ -162,7 +162,7 @@ class Reader:
         if not known and section.data_size:
             hint = (
                 "use cells, slots or helpers for what changes"
-                if section.name.startswith((".data", ".bss"))
+                if section.name.startswith((".data", ".bss", ".sdata", ".sbss"))
                 else ""
             )
             what = f"section {section.name} is one that no stencil may have ({hint or 'unknown'})"
@@ -282,7 +282,7 @@ class Reader:
         if name in self.routines:  # of another object
             return What.ROUTINE, self.routines.index(name), addend
         if self.helpers is not None and name not in self.helpers:
-            hint = "a variable, or a library function that the compiler calls by itself"
+            hint = "a variable, for which there are cells and symbol operands; or a function of a library, which needs a prototype"
             raise site.refuse(f"it asks for {name!r}, which is no helper of the source ({hint})", symbol=name)
         if name not in self.result.imports:
             self.result.imports.append(name)

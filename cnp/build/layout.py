@@ -222,7 +222,8 @@ def check_stack(where: Where, nodes: dict[str, Node], entry: str) -> int:
             change = where.target.syntax.stack(*split(line))
             if change is None:
                 raise where.refuse(
-                    f"the stack pointer is changed in a way that cannot be followed: {line.strip()}"
+                    "the stack pointer is changed in a way that cannot be followed (alloca, or an array of variable "
+                    f"length): {line.strip()}"
                 )
             now += change
             deepest = min(deepest, now)
