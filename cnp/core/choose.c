@@ -235,6 +235,25 @@ static unsigned interval_bits(unsigned k, unsigned lane)
     return bits;
 }
 
+/* Note which words ties compare: where two of them are equal, the list of choices is looked at. */
+static void note_ties(const struct cnp_library *library, const struct cnp_ties *ties, struct shape *shape)
+{
+    for (uint32_t k = 0; k < ties->same + ties->differ; k++) {
+        uint32_t at = k < ties->same ? ties->first_same + k : ties->first_differ + (k - ties->same);
+        unsigned a = library->tables.pairs[at].first, b = library->tables.pairs[at].second;
+        shape->pairs |= a + b > 3 || a > 2 || b > 2 || a == b ? 8 : (uint8_t)(1u << (a + b - 1));
+    }
+}
+
+/* Whether some of the tied words are equal. */
+static inline bool has_equals(const struct shape *shape, const uint8_t *words_at)
+{
+    int32_t w[3];
+    memcpy(w, words_at, sizeof w);
+    unsigned equal = (unsigned)(w[0] == w[1]) | (unsigned)(w[0] == w[2]) << 1 | (unsigned)(w[1] == w[2]) << 2;
+    return (shape->pairs & (equal | 8)) != 0;
+}
+
 static void fill_table(const struct cnp_library *library, const struct operation *op, struct shape *shape)
 {
     struct interval lanes[4][4];
@@ -276,7 +295,9 @@ static void fill_table(const struct cnp_library *library, const struct operation
                 bool t = lanes[lane][k[lane]].takes[c / 32] >> c % 32 & 1, s = lanes[lane][k[lane]].some[c / 32] >> c % 32 & 1;
                 takes &= t, some &= t | s;
             }
-            if (takes && !form->ties->same && !form->ties->differ)
+            if (form->ties->same)
+                continue; /* no words that are tied are equal where the table is asked */
+            if (takes)
                 shape->table[bits] = (uint8_t)c;
             if (takes || some)
                 break; /* the first that may take them: if it is not sure to, the list is looked at */
@@ -323,6 +344,7 @@ static int make_shape(struct cnp_library *library, struct operation *op, uint32_
             if (shape->choices == CHOICES)
                 return bad(evidence, "operations", 0); /* no operation has so many forms for one kind of operands */
             describe(op, &shape->choice[shape->choices++], i, kinds);
+            note_ties(library, op->forms[i].ties, shape);
         }
     fill_table(library, op, shape);
     shape->next = atomic_load_explicit(&op->shapes, memory_order_relaxed);
@@ -359,13 +381,14 @@ int cnp_prepare(struct cnp_library *library, uint32_t op, uint32_t kinds, struct
 
 /* ---- one choice */
 
-/* The twelve bits of a record's place in the table of its shape, and four that must be 0. */
-static inline unsigned place_of(const struct shape *shape, const struct cnp_record *record, uint32_t limit)
+/* The twelve bits of a record's place in the table of its shape, and four that must be 0. words_at: those of the record where
+   it was given: what has just been stored in pieces is slow to load in others. */
+static inline unsigned place_of(const struct shape *shape, const uint8_t *words_at, uint32_t limit)
 {
 #if defined(__SSE2__)
     const __m128i turn = _mm_set1_epi32(INT32_MIN); /* unsigned words in the order of signed ones */
-    __m128i a = _mm_loadu_si128((const __m128i *)(const void *)record->word);
-    __m128i b = _mm_loadu_si128((const __m128i *)(const void *)(record->word + 2)), c = _mm_unpackhi_epi32(a, b);
+    __m128i a = _mm_loadu_si128((const __m128i *)(const void *)words_at);
+    __m128i b = _mm_loadu_si128((const __m128i *)(const void *)(words_at + 8)), c = _mm_unpackhi_epi32(a, b);
     __m128i words = _mm_castps_si128(_mm_shuffle_ps(_mm_castsi128_ps(a), _mm_castsi128_ps(c), _MM_SHUFFLE(3, 0, 1, 0)));
     words = _mm_xor_si128(words, turn);
 #define BOUND(n) _mm_cmpgt_epi32(words, _mm_xor_si128(turn, _mm_loadu_si128((const __m128i *)(const void *)shape->bound[n])))
@@ -378,8 +401,10 @@ static inline unsigned place_of(const struct shape *shape, const struct cnp_reco
     return (unsigned)_mm_movemask_epi8(_mm_packs_epi16(low, high));
 #else
     unsigned bits = 0;
+    uint32_t words[6];
+    memcpy(words, words_at, sizeof words);
     for (unsigned lane = 0; lane < 4; lane++) {
-        uint32_t word = (uint32_t)record->word[LANES[lane]], last = shape->slots[lane] ? limit : shape->limit[lane];
+        uint32_t word = words[LANES[lane]], last = shape->slots[lane] ? limit : shape->limit[lane];
         for (unsigned b = 0; b < 3; b++)
             bits |= (unsigned)(word > shape->bound[b][lane]) << (4 * b + lane);
         bits |= (unsigned)(word > last) << (12 + lane);

@@ -100,6 +100,7 @@ struct shape {
     uint8_t operands, choices;
     uint8_t things; /* operands that name things of the program */
     uint8_t homes;  /* some register lives at its home on this target */
+    uint8_t pairs;  /* bits: ties between the words 0 and 1, 0 and 2, 1 and 2; 8: others. Equal ones are looked at */
     uint32_t bound[3][4], limit[4], slots[4]; /* slots: all ones where the limit is that of the frame */
     struct choice choice[256];
     uint8_t table[4096];

@@ -144,16 +144,22 @@ static void copy_exactly(const struct variant *v, const struct block *block, uin
                 to[v->at[k] + i] = ((const uint8_t *)record)[v->from[k] + i];
 }
 
-/* The same with stores of a fixed size, which may go on behind it. */
+static inline void store(const struct variant *v, unsigned k, const struct cnp_record *record, uint8_t *to)
+{
+    uint64_t word;
+    memcpy(&word, (const uint8_t *)record + v->from[k], sizeof word);
+    word = (word & v->mask[k]) | v->base[k];
+    memcpy(to + v->at[k], &word, sizeof word);
+}
+
+/* The same with copies of a fixed size, which may go on behind it. */
 static inline void copy_quickly(const struct variant *v, const struct cnp_record *record, uint8_t *to)
 {
+    _Static_assert(FAST == 3, "a store for each fast hole");
     memcpy(to, v->code, SHORT_CODE);
-    for (unsigned k = 0; k < FAST; k++) {
-        uint64_t word = 0;
-        memcpy(&word, (const uint8_t *)record + v->from[k], 8);
-        word = (word & v->mask[k]) | v->base[k];
-        memcpy(to + v->at[k], &word, 8);
-    }
+    store(v, 0, record, to);
+    store(v, 1, record, to);
+    store(v, 2, record, to);
 }
 
 static int write_ops(const struct cnp_program *p, const struct cluster *chunk, uint8_t *code, size_t size,

@@ -319,9 +319,11 @@ int cnp_append(struct cnp_program *program, const void *records, size_t count, s
                                              : fail(evidence, CNP_NO_OPERATION, program->count, record->op);
             break;
         }
-        unsigned place = place_of(shape, record, room);
+        const uint8_t *words = from + offsetof(struct cnp_record, word);
+        unsigned place = place_of(shape, words, room);
         const struct choice *choice = &shape->choice[shape->table[place & 0xFFF]];
-        if (UNLIKELY(place >> 12 || slowly || shape->table[place] == SCAN || shape->things | shape->homes)) {
+        if (UNLIKELY(place >> 12 || slowly || shape->table[place] == SCAN || shape->things | shape->homes ||
+                     has_equals(shape, words))) {
             status = choose_slowly(program, op, shape, record, &choice, evidence);
             if (status)
                 break;
