@@ -22,7 +22,7 @@ from cnp.targets import TARGETS
 if TYPE_CHECKING:
     from cnp.library import Library
 
-LANGUAGES = ("c", "go", "rust", "json")
+LANGUAGES = ("c", "go", "rust", "json", "core")
 MOST_CELLS = 1 << 30  #: of a Brainfuck tape
 
 
@@ -128,10 +128,12 @@ def build(options: tuple[str, ...]) -> None:
 @click.option("--as", "language", type=click.Choice(LANGUAGES), required=True)
 @click.option("--out", type=click.Path(dir_okay=False), help="(default: stdout)")
 def export(library: str, target: str | None, language: str, out: str | None) -> None:
-    """Print a stencil table for runtimes in other languages (docs/export.md)."""
+    """Print a stencil table for runtimes in other languages (docs/export.md), or for the core in C (docs/using-from-c.md)."""
     from cnp import export as tables
+    from cnp.export_core import to_core
 
-    text = tables.export(find_library(library, target), language)
+    found = find_library(library, target)
+    text = to_core(found) if language == "core" else tables.export(found, language)
     if out is None:
         click.echo(text, nl=False)
     else:

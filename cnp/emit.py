@@ -78,7 +78,7 @@ class CoreLibrary:
         self.library = library
         self.target = library.target
         self._keep: list[Any] = []
-        tables = self._tables()
+        self.tables = tables = self._tables()
         self.evidence = self.ffi.new("struct cnp_evidence *")
         heap = self.ffi.new("struct cnp_allocator *", {"resize": self.ffi.addressof(self.lib, "cnp_heap")})
         place = self.ffi.new("struct cnp_library **")
