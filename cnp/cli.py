@@ -16,6 +16,7 @@ import click
 from cnp import __version__
 from cnp.bench.command import bench
 from cnp.bench.emission_command import emission, report
+from cnp.ebpf.command import disasm, plugin
 from cnp.errors import CnpError, LibraryError
 from cnp.targets import TARGETS
 
@@ -96,8 +97,37 @@ def cli() -> None:
     help="length of the tape",
 )
 @click.option("--time", "timed", is_flag=True, help="tell on stderr how long compiling and running took")
-def run(file: str, given: BinaryIO, target: str | None, interpret: bool, cells: int, timed: bool) -> None:
-    """Run a Brainfuck program: compiled, or interpreted; on this machine, or another one in an emulator."""
+@click.option(
+    "--section", metavar="S", help="eBPF: section of an ELF object (default: the first one with code)"
+)
+@click.option("--mem", type=click.Path(exists=True, dir_okay=False), help="eBPF: file that r1 points to")
+@click.option("--unchecked", is_flag=True, help="eBPF: trust the program's loads and stores")
+def run(
+    file: str,
+    given: BinaryIO,
+    target: str | None,
+    interpret: bool,
+    cells: int,
+    timed: bool,
+    section: str | None,
+    mem: str | None,
+    unchecked: bool,
+) -> None:
+    """Run a program: compiled, or interpreted; on this machine, or another one in an emulator.
+
+    An ELF object, or a file that ends in .o, .bin or .bpf, is eBPF: r0 is printed in hex. Anything else is Brainfuck.
+    """
+    from cnp.ebpf import command
+
+    if command.is_program(file):
+        click.echo(f"{command.run(file, section, mem, target, interpret, unchecked):#x}")
+    else:
+        run_brainfuck(file, given, target, interpret, cells, timed)
+
+
+def run_brainfuck(
+    file: str, given: BinaryIO, target: str | None, interpret: bool, cells: int, timed: bool
+) -> None:
     from cnp import brainfuck
 
     start = compiled = time.perf_counter()
@@ -272,3 +302,5 @@ def clear_cache() -> None:
 bench.add_command(emission)
 bench.add_command(report)
 cli.add_command(bench)
+cli.add_command(disasm)
+cli.add_command(plugin)

@@ -6,6 +6,7 @@ that can run it: runs, callables, functions and results hold it.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -247,7 +248,9 @@ class Entry:
 
         def failed(kind: int, trap: int, frame: int, op: int) -> None:
             raise_held(trap if kind == 2 else 0)
+            header = ctypes.string_at(frame - code.library.header_size, code.library.header_size)
             facts = {"code": trap, "op": op_name(code, op), "index": op, "at": code.program.ops[op].at}
+            facts["state"] = layout.unpack_header(code.library, header).state
             raise TrapError(describe(code, layout.KINDS[kind], trap, op), **facts)
 
         return native.make_callable(

@@ -63,7 +63,8 @@ class StateError(CnpError):
 
 
 class TrapError(CnpError):
-    """Generated code trapped where the caller asked for a value. Fields: code, op, index, at (source position)."""
+    """Generated code trapped where the caller asked for a value. Fields: code, op, index, at (source position), state (as it
+    was then)."""
 
 
 class HostError(CnpError):

@@ -36,6 +36,7 @@ PACKAGE = Path(__file__).parents[1]
 VOCABULARIES = {
     "ops": header_folder() / "ops.c",
     "brainfuck": PACKAGE / "brainfuck" / "bf.c",
+    "ebpf": PACKAGE / "ebpf" / "ebpf.c",
 }
 
 BUILT, FRESH, SAME, DIFFERS, FAILED = "built", "up to date", "same", "differs", "failed"

@@ -1,0 +1,117 @@
+"""Run an eBPF program in this process: its helpers found, the memory it is given held, traps turned into errors."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Any
+
+from cnp import native
+from cnp.code import Code
+from cnp.ebpf.memory import Memory, accessible, address_of, hold
+from cnp.ebpf.program import Program
+from cnp.ebpf.stops import MAIN, stopped
+from cnp.ebpf.translate import Job, Options, Places, Region, translated
+from cnp.errors import OperandError, SymbolError, TrapError
+from cnp.running import Frame
+from cnp.symbols import pointer_value
+
+HELPER = "uint64_t(uint64_t, uint64_t, uint64_t, uint64_t, uint64_t)"
+PACKET = "uint64_t(uint64_t, uint64_t, uint64_t)"
+NO_PACKET = (1 << 64) - 1  #: what the packet's callback gives for bytes that there are not
+
+
+class Function:
+    """A program ready to run on this machine: `function(memory)` gives r0.
+
+    memory: bytes (the program works on a copy), or a writable buffer in one piece, such as a bytearray, a numpy array or
+    an mmap. fuel: rounds of loops and calls, None for no limit. Raises AccessError, RunError, and what a Python
+    helper raises.
+    """
+
+    def __init__(self, program: Program, options: Options, interpret: bool) -> None:
+        self.program, self.options = program, options
+        self.helpers = Helpers(program)
+        self._data = [hold(data) for data in program.data]
+        kinds = zip(self._data, program.image.sections, strict=True)
+        regions = [Region(address_of(data), len(data), section.writable) for data, section in kinds]
+        addresses = self.helpers.addresses
+        places = Places(regions, addresses, self.helpers.table, self.helpers.packet, program.unwind)
+        job = Job(MAIN, program.instructions, program.image.relocations, options, places)
+        self.translated = translated("host", [job])
+        self.code = Code(self.translated.program, {})
+        self.interpreter = self.code.interpreter if interpret else None
+        self._fast = self._made_callable() if not interpret and not self.helpers.in_python else None
+
+    def _made_callable(self) -> Callable[[int, int], int]:
+        return self.code[MAIN].callable("uint64_t(uint64_t, uint64_t)", depth=self.options.depth)
+
+    def __call__(self, memory: Any = b"", fuel: int | None = None) -> int:
+        if fuel is not None and not self.options.polls:
+            raise OperandError(
+                "fuel needs code with polls", op="", operand="fuel", value=fuel, allowed="polls=True"
+            )
+        held = hold(memory)
+        place, size = (address_of(held), len(held)) if len(held) else (0, 0)
+        if self._fast is None or fuel is not None:
+            return self._run(place, size, fuel)
+        try:
+            return self._fast(place, size)
+        except TrapError as trap:
+            return stopped(self.program, self.translated, trap.index, trap.code, trap.state)
+
+    def _run(self, place: int, size: int, fuel: int | None) -> int:
+        """With fuel, or with a frame that helpers can look into."""
+        entry, depth = self.code[MAIN], self.options.depth
+        frame = Frame(self.code.library, self.code.needs.frame_bytes(entry.function.frame, depth))
+        frame[0], frame[8] = place, size
+        with accessible(Memory(frame, self.options.checked)):
+            if self.interpreter:
+                result = self.interpreter.run(MAIN, frame=frame, depth=depth, fuel=fuel)
+            else:
+                result = entry.run(frame=frame, depth=depth, fuel=fuel)
+        if result.returned:
+            return int(result.value or 0)
+        return stopped(self.program, self.translated, result.op, result.code, result.state)
+
+
+class Helpers:
+    """The helpers of a program as C functions. addresses: by number; table: of number and address, for callx."""
+
+    def __init__(self, program: Program) -> None:
+        self._keep: list[object] = []
+        self.in_python = False
+        self.addresses = {number: self._address(value, HELPER) for number, value in program.helpers.items()}
+        self.packet = 0
+        if program.packet is not None:
+            self.packet = self._address(optional(program.packet), PACKET)
+        rows = [word for pair in self.addresses.items() for word in pair]
+        self._table = bytearray(struct.pack(f"={len(rows) + 2}Q", *rows, 0, 0))
+        held = hold(self._table)
+        self._keep.append(held)
+        self.table = address_of(held)
+
+    def _address(self, value: object, signature: str) -> int:
+        if isinstance(value, int):
+            return value
+        if (pointer := pointer_value(value)) is not None:
+            return pointer
+        if not callable(value):
+            message = f"helper {value!r}: give an address, a function pointer or a callable"
+            raise SymbolError(message, symbols=[repr(value)])
+        self.in_python = True
+        made = native.python_helper(signature, value)
+        self._keep.append(made)
+        return made.address
+
+
+def optional(packet: object) -> object:
+    """A Python callback whose None says that the packet has no such bytes."""
+    if isinstance(packet, int) or pointer_value(packet) is not None or not callable(packet):
+        return packet
+
+    def load(offset: int, size: int, context: int) -> int:
+        found = packet(offset, size, context)
+        return NO_PACKET if found is None else int(found)
+
+    return load

@@ -1,0 +1,125 @@
+"""eBPF programs for Python: read, verify, compile, interpret, take apart.
+
+    program = Program("filter.o", helpers={1: lambda r1, r2, r3, r4, r5: ...})
+    run = program.compile()
+    run(packet)        # r1 is the address of the packet, r2 its length; r0
+
+A program may use its stack, the memory that it is called with, and the sections of its object. Checked code looks at every
+load and store, and at fuel; unchecked code trusts the program with the whole process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cnp.ebpf.errors import ProgramError
+from cnp.ebpf.isa import SIZE, decode, text_of, whole
+from cnp.ebpf.translate import Options
+from cnp.ebpf.verify import verify
+from cnp.errors import OperandError
+
+if TYPE_CHECKING:
+    from cnp.ebpf.here import Function
+
+DEPTH = 8  #: functions that may be nested, the first one included
+MOST_DEPTH = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """Data of an object: its name, its contents at the start, whether a program may write there."""
+
+    name: str
+    data: bytes
+    writable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A program as it comes out of a file. relocations: place of an lddw -> (section, offset) that it is the address of.
+    names: place -> function that begins there."""
+
+    code: bytes
+    sections: tuple[Section, ...] = ()
+    relocations: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    names: Mapping[int, str] = field(default_factory=dict)
+
+
+class Program:
+    """A verified program.
+
+    source: bytecode, an ELF object's bytes, or the path of either. section: of an object, which one to run (default: the
+    first with code). helpers: number -> Python callable of five integers, cffi or ctypes function pointer, or address.
+    packet: what legacy loads call with (offset, size, r6), for a number or None; without it they are refused. unwind: number
+    of a helper whose result 0 ends the whole program with r0 = 0. ProgramError, VerifyError.
+    """
+
+    def __init__(
+        self,
+        source: bytes | bytearray | str | Path,
+        section: str | None = None,
+        helpers: Mapping[int, object] | None = None,
+        packet: object = None,
+        unwind: int | None = None,
+    ) -> None:
+        data = bytes(source) if isinstance(source, (bytes, bytearray)) else Path(source).read_bytes()
+        self.image = read(data, section)
+        self.helpers, self.packet, self.unwind = dict(helpers or {}), packet, unwind
+        self.places = decode(self.image.code)
+        self.instructions = verify(self.places, self.helpers, packet is not None)
+        #: contents of the sections, which all runs in this process share
+        self.data = [bytearray(section.data) for section in self.image.sections]
+
+    def compile(self, unchecked: bool = False, polls: bool | None = None, depth: int = DEPTH) -> Function:
+        """Machine code for this machine.
+
+        unchecked: trust the program's loads and stores. polls: look for fuel and signals on the way back of loops (default:
+        where code is checked). depth: functions that may be nested, the first one included.
+        """
+        from cnp.ebpf.here import Function
+
+        return Function(self, options(unchecked, polls, depth), interpret=False)
+
+    def interpret(self, unchecked: bool = False, polls: bool | None = None, depth: int = DEPTH) -> Function:
+        """The same by the interpreter of the same operations."""
+        from cnp.ebpf.here import Function
+
+        return Function(self, options(unchecked, polls, depth), interpret=True)
+
+    def disassemble(self) -> str:
+        """One line for each instruction: its place and what it does."""
+        return disassemble(self.image)
+
+
+def options(unchecked: bool, polls: bool | None, depth: int) -> Options:
+    """How code is to be made. OperandError: a depth that cannot be."""
+    if not 1 <= depth <= MOST_DEPTH:
+        raise OperandError(f"depth is {depth}", op="", operand="depth", value=depth, allowed=(1, MOST_DEPTH))
+    return Options(not unchecked, not unchecked if polls is None else polls, depth)
+
+
+def read(data: bytes, section: str | None = None) -> Image:
+    """Bytecode or an ELF object. ProgramError."""
+    if data.startswith(b"\x7fELF"):
+        from cnp.ebpf import elf  # needs pyelftools, which bytecode does not
+
+        return elf.read(data, section)
+    if section is not None:
+        raise ProgramError("bytecode has no sections", what="bytecode has no sections", section=section)
+    if len(data) % SIZE:
+        what = f"bytecode has {len(data)} bytes, which is no multiple of {SIZE}"
+        raise ProgramError(what, what=what, section="")
+    return Image(data)
+
+
+def disassemble(image: Image) -> str:
+    """The instructions of a program that need not be valid."""
+    lines = []
+    for index, instruction in whole(decode(image.code)):
+        if name := image.names.get(index):
+            lines.append(f"{name}:")
+        lines.append(f"{index:6}: {text_of(instruction)}")
+    return "\n".join(lines)
