@@ -18,6 +18,7 @@ BIN := .venv/bin
 PIP := -m pip --quiet --quiet --disable-pip-version-check
 WHEEL := build/wheel
 EMULATED := aarch64 riscv64 ppc64le mips64 mips64el
+CLANG := clang libclang-rt-14-dev
 
 # Folders of data that the tests are told of must be found from everywhere.
 ifdef CNP_SUITES
@@ -29,7 +30,7 @@ make_venv = $(PYTHON) -m venv --clear $(1) >/dev/null 2>&1 || { \
 	$(PYTHON) -m venv --clear --without-pip $(1); \
 	$(PYTHON) -m pip --quiet --quiet --python $(1)/bin/python install pip; }
 
-.PHONY: run test test-sources test-wheel check figures soak clean stencils emulators
+.PHONY: run test test-sources test-wheel check figures soak clean stencils programs
 
 run: stencils
 	@echo "== $(EXAMPLE), compiled for this machine:"; $(BIN)/cnp run --time $(EXAMPLE)
@@ -37,11 +38,11 @@ run: stencils
 
 test: test-sources test-wheel
 
-test-sources: stencils emulators
+test-sources: stencils programs
 	$(BIN)/python -m pytest -q -n $(JOBS) $(PYTEST_ARGS)
 
 # sdist, wheel of the sdist; the wheel in an environment and the tests in a folder of their own: no source is in reach.
-test-wheel: $(BIN)/.installed emulators
+test-wheel: $(BIN)/.installed programs
 	rm -rf $(WHEEL) && mkdir -p $(WHEEL)
 	$(BIN)/python -m build --outdir $(WHEEL) . >$(WHEEL)/log 2>&1 || { tail -n 40 $(WHEEL)/log; exit 1; }
 	@$(call make_venv,$(WHEEL)/venv)
@@ -60,7 +61,7 @@ check: $(BIN)/.installed
 figures: stencils
 	$(BIN)/python benchmarks/figures.py
 
-soak: stencils emulators
+soak: stencils programs
 	$(BIN)/python -m pytest -q -n $(JOBS) -m soak $(PYTEST_ARGS)
 
 stencils: $(BIN)/.installed
@@ -72,15 +73,17 @@ $(BIN)/.installed: pyproject.toml setup.py $(wildcard cnp/_*.c) cnp/_core_build.
 	$(BIN)/python $(PIP) install --editable '.[dev]'
 	touch $@
 
-emulators:
+# What the tests run beside Python's packages: the emulators, and a second compiler with sanitizers for the core in C.
+programs:
 	@missing=; for target in $(EMULATED); do \
-		command -v qemu-$$target-static qemu-$$target >/dev/null || missing="$$missing $$target"; done; \
+		command -v qemu-$$target-static qemu-$$target >/dev/null || missing="qemu-user-static"; done; \
+	command -v clang >/dev/null || missing="$$missing $(CLANG)"; \
 	if [ -z "$$missing" ]; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		echo "installing qemu-user-static for$$missing"; \
+		echo "installing $$missing"; \
 		apt-get update -qq >/dev/null; \
-		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq qemu-user-static >/dev/null; \
-	else echo "the tests of$$missing need qemu-user: sudo apt-get install qemu-user-static"; fi
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing >/dev/null; \
+	else echo "some tests need more: sudo apt-get install $$missing"; fi
 
 clean:
 	rm -rf .venv build dist *.egg-info cnp/lib cnp/host/bin cnp/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
