@@ -17,7 +17,7 @@ from cnp.target import Target
 OK, MISSING, BROKEN = "ok", "missing", "broken"
 
 #: Stencil files that come with the library.
-VOCABULARIES = ("ops", "brainfuck")
+VOCABULARIES = ("ops", "brainfuck", "ebpf")
 
 ANSWER = 42
 

@@ -170,7 +170,7 @@ def test_kinds_of_memory(interpret: bool, tmp_path: Path) -> None:
 
 
 OUTSIDE = [  # opcode, register of the address, offset, size of the access
-    *((opcode, 1, offset, size) for opcode, size in ((0x71, 1), (0x69, 2), (0x61, 4), (0x79, 8)) for offset in (-1, 17 - size, 16, 32767)),
+    *((opcode, 1, offset, size) for opcode, size in ((0x71, 1), (0x69, 2), (0x61, 4), (0x79, 8)) for offset in (-1, 17 - size, 16, -32768)),
     (0x79, 3, 0, 8), (0x72, 1, 16, 1), (0x7A, 1, 9, 8), (0x7A, 10, 0, 8), (0x7A, 10, -513, 8), (0x61, 10, -2, 4), (0xC3, 1, 16, 4), (0xDB, 1, 4, 8),
 ]  # fmt: skip
 

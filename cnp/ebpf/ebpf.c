@@ -128,9 +128,9 @@ CNP_INLINE const struct region *find(const struct region *r, u64 address, u64 si
     return 0;
 }
 #define CHECK(kind, access)                                                                                             \
-    CNP_OP_SLOW(check_##kind, in(u64, base), imm(disp, offset), imm(u64, size, 1, 2, 4, 8))                                        \
+    CNP_OP_SLOW(check_##kind, in(u64, base), imm(disp, offset), imm(u64, size, 1, 2, 4, 8))                             \
     { return unlikely(base + offset - s->kind##_low >= s->kind##_span) ? SLOW : NEXT; }                                 \
-    CNP_SLOW(check_##kind, in(u64, base), imm(disp, offset), imm(u64, size, 1, 2, 4, 8))                                           \
+    CNP_SLOW(check_##kind, in(u64, base), imm(disp, offset), imm(u64, size, 1, 2, 4, 8))                                \
     {                                                                                                                   \
         const struct region *r = find(s->regions, base + offset, size, access);                                         \
         if (!r) return TRAP(CNP_TRAP_OUT_OF_BOUNDS);                                                                    \
@@ -165,8 +165,7 @@ STORE(stw, 32)
 STORE(stdw, 64)
 
 /* ---- atomic memory, at an address that is aligned: an operation of its own checks that before */
-CNP_OP(check_aligned, in(u64, base), imm(disp, offset), imm(u64, size, 4, 8))
-{ return unlikely((base + offset) & (size - 1)) ? TRAP(MISALIGNED) : NEXT; }
+CNP_OP(check_aligned, in(u64, p), imm(u64, size, 4, 8)) { return unlikely(p & (size - 1)) ? TRAP(MISALIGNED) : NEXT; }
 
 #if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
 #define ATOMIC_ADD(bits)                                                                                                \

@@ -310,7 +310,7 @@ class Translator:
         if offset:
             place = Slot(SCRATCH)
             self.asm.op("add64", place, base, offset)
-        self.asm.op("check_aligned", place, 0, size)
+        self.asm.op("check_aligned", place, size)
         self.access("store", instruction.dst, offset, size)
         return place
 
