@@ -22,16 +22,16 @@ def memory(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def counter(helper: Callable[[], int] | None = None) -> cnp.Code:
-    """Returns slot 0 + 5, by way of a literal, a jump and a poll."""
+    """Returns slot 8 + 5, by way of a literal, a jump and a poll."""
     asm = cnp.load("ops").assembler()
-    asm.function("f", frame=16)
-    asm.i64_add(slot(0), slot(0), 5)
+    asm.function("f", frame=24)
+    asm.i64_add(slot(8), slot(8), 5)
     asm.poll()
     asm.jump(asm["end"])
     asm.bind("other")
-    asm.i64_move(slot(0), 0x123456789ABCDEF)
+    asm.i64_move(slot(8), 0x123456789ABCDEF)
     asm.bind("end")
-    asm.ret(slot(0))
+    asm.ret(slot(8))
     return asm.build()
 
 
@@ -48,21 +48,21 @@ def test_operands_of_any_kind(scheme: str) -> None:
     code.patch(3, "a", 0x0FEDCBA987654321)
     assert values(code) == [0x0FEDCBA987654321] * 2
     code.patch(2, "to", 4)
-    code.patch(0, "d", slot(8))
-    code.patch(4, "a", slot(8))
+    code.patch(0, "d", slot(16))
+    code.patch(4, "a", slot(16))
     assert values(code) == [7, 7]
-    assert next(line.operands for line in code.listing() if line.op == 0) == "slot(8), slot(0), 7"
+    assert next(line.operands for line in code.listing() if line.op == 0) == "slot(16), slot(8), 7"
 
 
 def test_what_the_form_does_not_take(scheme: str) -> None:
     code = counter()
-    wrong = [("b", 1 << 40), ("b", slot(8)), ("d", 5), ("nothing", 5), ("b", True), ("a", r[1])]
+    wrong = [("b", 1 << 40), ("b", slot(16)), ("d", 5), ("nothing", 5), ("b", True), ("a", r[1])]
     for operand, value in wrong:
         with pytest.raises(OperandError) as caught:
             code.patch(0, operand, value)
         assert (caught.value.operand, caught.value.value) == (operand, value)
     with pytest.raises(OperandError):
-        code.patch(0, "d", slot(16))
+        code.patch(0, "d", slot(24))
     with pytest.raises(OperandError, match="another program"):
         code.patch(2, "to", cnp.load("ops").assembler()["theirs"])
     for position in (-1, 5):
