@@ -91,15 +91,21 @@ class Fields:
             return None
         pick = next(p for p, g in zip(question.shape.picks, question.shape.group, strict=True) if g == group)
         operand = question.shape.group.index(group)
+        holes = [
+            hole
+            for variant in filter(None, template.variants)
+            for hole in (hole for block in variant.blocks for hole in block.holes)
+            if hole.what is What.OPERAND and hole.index == operand
+        ]
+        if not holes:
+            return None  # it only fed what the compiler folded: nobody knows for which others that is the same
         low, high = believed(question, base, group, {values[group] for values in good}, pick)
         across = 0
-        for variant in filter(None, template.variants):
-            for hole in (hole for block in variant.blocks for hole in block.holes):
-                if hole.what is What.OPERAND and hole.index == operand:
-                    fld = self.fields[hole.field]
-                    low, high = narrowed(fld, hole.addend, low, high)
-                    if hole.addend in (1, -1) and fld.formula is not Formula.NEGATED:
-                        across = hole.addend
+        for hole in holes:
+            fld = self.fields[hole.field]
+            low, high = narrowed(fld, hole.addend, low, high)
+            if hole.addend in (1, -1) and fld.formula is not Formula.NEGATED:
+                across = hole.addend
         return sides(low, high, across)
 
     def with_holes(
