@@ -194,6 +194,28 @@ def test_text_is_compiled_for_any_target(target: str, source: Path) -> None:
     assert result.value == 41
 
 
+FOLDED = """#define CNP_STATE(X) CNP_REGISTERS(X)
+#define CNP_RESULT r0
+#include <cnp.h>
+CNP_PURE(add_odd, u64, (u64 a, u64 k), a + (k & 1), IMM(k, i32))
+CNP_OP(ret) { return RETURN; }
+"""
+
+
+@every_target
+def test_a_number_that_only_feeds_what_the_compiler_folds(target: str) -> None:
+    runnable(target)
+    asm = cnp.compile(FOLDED, target).assembler()
+    numbers = (0, 1, 2, 83, 84, 1000, 2047, 2048, 100_000, 100_001, -3, -4, -(1 << 31), (1 << 31) - 1)
+    for index, number in enumerate(numbers):
+        asm.function(str(index), frame=0)
+        asm.add_odd(cnp.r[0], cnp.r[0], number)
+        asm.ret()
+    runs = [Call(str(index), {"r0": 40}) for index in range(len(numbers))]
+    results = ForeignCode(asm.close()).run(runs).results
+    assert [result.value for result in results] == [40 + (number & 1) for number in numbers]
+
+
 def test_errors_stand_at_the_line_of_the_text(source: Path) -> None:
     broken = SOURCE.replace("return NEXT;", "return NEXT")
     with pytest.raises(cnp.BuildError) as caught:

@@ -38,6 +38,7 @@ from cnp.build.question import (
     learned_accept,
     meet,
     merged,
+    opaque,
     taken_by,
 )
 from cnp.build.shapes import MOST_MIXED, REGISTER, Pick, Registers, Shape
@@ -287,6 +288,8 @@ class Learner:
         question.learned.add(base)
         template = self.fields.template(question, base, self.registers)
         if template is None:
+            if base == question.base and "n" in question.banks:
+                self.begin(opaque(question.shape))
             return base != question.base
         self.widen(question, template)
         if not self.holds(question, template) or not general(template, question.banks):

@@ -6,6 +6,7 @@ group of operands the index of a register, or a number.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field, replace
 
 from cnp.build.shapes import MOST_MIXED, Pick, Shape
@@ -104,6 +105,14 @@ def merged(shape: Shape, first: int, second: int) -> Shape:
     """The shape with two groups that are one."""
     group = tuple(first if g == second else g - (g > second) for g in shape.group)
     return replace(shape, group=group)
+
+
+def opaque(shape: Shape) -> Shape:
+    """The shape with numbers that the compiler does not know, for where no field follows the short ones."""
+    picks = tuple(pick._replace(kind="imm") if pick.kind == "number" else pick for pick in shape.picks)
+    count = itertools.count()
+    group = tuple(next(count) if pick.learned else -1 for pick in picks)
+    return replace(shape, key=f"{shape.key}.opaque", picks=picks, group=group)
 
 
 def distinct(banks: tuple[str, ...], values: Values) -> bool:

@@ -97,8 +97,8 @@ class Fields:
             for hole in (hole for block in variant.blocks for hole in block.holes)
             if hole.what is What.OPERAND and hole.index == operand
         ]
-        if not holes:
-            return None  # it only fed what the compiler folded: nobody knows for which others that is the same
+        if not holes:  # it only fed what the compiler folded: nobody knows for which others that is the same
+            return None
         low, high = believed(question, base, group, {values[group] for values in good}, pick)
         across = 0
         for hole in holes:
