@@ -78,11 +78,16 @@ class Job:
 class ForeignCode:
     """A program linked for its target's host program.
 
-    imports: addresses of helpers beside those of the host program. base: where the image lies.
+    imports: addresses of helpers beside those of the host program. base: where the image lies. free: where extra memory and
+    frames begin, unless the records reach further.
     """
 
     def __init__(
-        self, program: Program, imports: Mapping[str, int] | None = None, base: int = host.CODE_BASE
+        self,
+        program: Program,
+        imports: Mapping[str, int] | None = None,
+        base: int = host.CODE_BASE,
+        free: int = 0,
     ) -> None:
         program.check()
         self.program, self.library, self.target = program, program.library, program.library.target
@@ -100,7 +105,7 @@ class ForeignCode:
         except StateError as error:  # it goes to code of others: compiled code can
             self.records, self.no_records = b"", error
         self.needs: Needs = needs(program)
-        self.frames_at = align(self.records_at + len(self.records) + 64)
+        self.frames_at = align(max(free, self.records_at + len(self.records) + 64))
 
     def make_records(self) -> bytes:
         """The program for the interpreters. StateError: it goes to generated code of others."""
@@ -223,11 +228,7 @@ class ForeignCode:
 
     def area_addresses(self, sizes: Sequence[int]) -> list[int]:
         """Where extra memory areas of these sizes will lie."""
-        places, place = [], self.frames_at
-        for size in sizes:
-            places.append(place)
-            place = align(place + size)
-        return places
+        return areas_from(self.frames_at, sizes)
 
     def frame(self, call: Call, free: int) -> FrameImage:
         """Context, header and slots of one call, in the first free memory."""
@@ -294,6 +295,15 @@ class ForeignCode:
 def copy_of(frame: FrameImage) -> FrameImage:
     """The same bytes at the same address, in memory of their own."""
     return FrameImage(frame.library, frame.size, frame.address, memoryview(bytearray(frame.view)))
+
+
+def areas_from(place: int, sizes: Sequence[int]) -> list[int]:
+    """Areas of these sizes one behind the other, each at a cache line of its own."""
+    places = []
+    for size in sizes:
+        places.append(align(place))
+        place = places[-1] + size
+    return places
 
 
 def align(address: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 
@@ -9,6 +10,7 @@ from cnp.ebpf.isa import Instruction, decode, encode, signed32, whole
 
 M32, M64 = (1 << 32) - 1, (1 << 64) - 1
 MEMORY = 64  #: bytes that a random program is called with
+PACKET = 256  #: bytes of the packet of legacy loads
 ALU, JMP, JMP32, ALU64 = 4, 5, 6, 7
 BINARY = (0x00, 0x10, 0x20, 0x30, 0x40, 0x50, 0x60, 0x70, 0x90, 0xA0, 0xB0, 0xC0)
 TESTS = (0x10, 0x20, 0x30, 0x40, 0x50, 0x60, 0x70, 0xA0, 0xB0, 0xC0, 0xD0)
@@ -21,6 +23,17 @@ def signed(value: int, bits: int) -> int:
     return value - (1 << bits) if value >> bits - 1 else value
 
 
+def packet(offset: int, size: int, context: int) -> int | None:
+    """What a legacy load finds: byte i is i ^ context. The twin of cnp_test_packet in the host program."""
+    if offset + size > PACKET:
+        return None
+    return int.from_bytes(bytes((i ^ context) & 255 for i in range(offset, offset + size)), "big")
+
+
+class Ended(Exception):
+    """The program ended itself within a function."""
+
+
 class Model:
     """Runs a program. Addresses: the memory begins at 2^32, r10 of the function at `depth` calls is 2^40 + 4096 * depth."""
 
@@ -30,7 +43,10 @@ class Model:
         self.stacks: list[bytearray] = []
 
     def run(self) -> int:
-        return self.function(0, [0, 1 << 32, len(self.memory), *[0] * 7])
+        try:
+            return self.function(0, [0, 1 << 32, len(self.memory), *[0] * 7])
+        except Ended:
+            return 0
 
     def function(self, at: int, registers: Sequence[int]) -> int:
         r = [*registers, (1 << 40) + 4096 * len(self.stacks)]
@@ -45,6 +61,10 @@ class Model:
                 return r[0]
             if opcode == 0x18:
                 r[dst], at = imm, at + 1
+            elif opcode == 0x8D or (opcode == 0x85 and src == 0):
+                r[0] = self.helper(imm if opcode == 0x85 else r[dst], *r[1:6])
+            elif opcode & 7 == 0:  # lddw was before
+                r[0] = self.packet((r[src] if opcode & 0x40 else 0) + imm & M32, WIDTHS[opcode & 0x18], r[6])
             elif opcode == 0x85:
                 r[0] = self.function(at + imm, r[:10])
                 r[1:6] = [0] * 5
@@ -58,6 +78,23 @@ class Model:
                     at += offset
             else:
                 self.access(insn, r)
+
+    def helper(self, number: int, a: int, b: int, c: int, d: int, e: int) -> int:
+        """Those of the conformance suite that random programs call."""
+        if number == 0:
+            return int.from_bytes(bytes(x & 255 for x in (a, b, c, d, e)), "big")
+        if number == 1:
+            for address in range(a, a + b):
+                self.put(address, 1, self.bytes(address, 1)[0] ^ 42)
+        if number == 5 and a == 0:
+            raise Ended
+        return {3: math.isqrt(a), 5: a}.get(number, 0)
+
+    def packet(self, offset: int, size: int, context: int) -> int:
+        found = packet(offset, size, context)
+        if found is None:
+            raise Ended
+        return found
 
     def alu(self, insn: Instruction, a: int, b: int) -> int:
         opcode, _, _, offset, imm = insn
@@ -145,7 +182,8 @@ class Model:
 
 
 def random_program(seed: int) -> tuple[bytes, bytes]:
-    """(code, memory): every opcode, with r9 as the address of the memory and r8 as a count for loops.
+    """(code, memory): every opcode, with r9 as the address of the memory and r8 as a count for loops; a function that is
+    called writes on the stack of its caller.
 
     Numbers that are addresses never flow into results, so that every machine gives the same ones.
     """
@@ -198,8 +236,54 @@ def random_program(seed: int) -> tuple[bytes, bytes]:
             (0x81 if kind == 3 and width < 8 else 0x61) | size, rng.choice(free), base, offset, 0
         )
 
+    def helper() -> list[Instruction]:
+        """A call by number or by register. What a helper is given as an address is none afterwards."""
+        chosen, by = rng.choice((0, 1, 2, 3, 5)), rng.choice(free)
+        call = [Instruction(0x85, 0, 0, 0, chosen)]
+        if rng.random() < 0.5:
+            call = [Instruction(0xB7, by, 0, 0, chosen), Instruction(0x8D, by, 0, 0, 0)]
+        if chosen == 5:
+            return [Instruction(0xB7, 1, 0, 0, number()), *call]
+        if chosen == 1:
+            if call[0].opcode == 0xB7 and by in (1, 2):
+                return helper()
+            at = rng.randrange(MEMORY)
+            begin = [Instruction(0xBF, 1, 9, 0, 0), Instruction(0x07, 1, 0, 0, at)]
+            size = Instruction(0xB7, 2, 0, 0, rng.randrange(MEMORY - at + 1))
+            return [*begin, size, *call, Instruction(0xB7, 1, 0, 0, number())]
+        return call
+
+    def legacy() -> list[Instruction]:
+        """A load of the packet; few go behind its end, which ends the program."""
+        size, src = rng.choice((0x00, 0x08, 0x10)), rng.choice(free)
+        if rng.random() < 0.5:
+            return [Instruction(0x20 | size, 0, 0, 0, rng.randrange(PACKET - 2))]
+        start = Instruction(0xB7, src, 0, 0, rng.randrange(PACKET // 2))
+        return [start, Instruction(0x40 | size, 0, src, 0, rng.randrange(-16, PACKET // 2))]
+
+    def frame_pointer() -> list[Instruction]:
+        """r10 as an operand, and an address made of it; what is left is a number."""
+        at, other = rng.sample(free[1:], 2)  # r0 takes part in cmpxchg
+        offset = -8 * rng.randrange(1, 9)
+        copied = Instruction(0xBF, at, 10, 0, 0)
+        return rng.choice((
+            [copied, Instruction(0x07, at, 0, 0, offset), Instruction(0x7B, at, other, 0, 0),
+             Instruction(0xDB, at, other, 0, rng.choice(ATOMICS)), Instruction(0x1F, at, 10, 0, 0)],
+            [Instruction(0xBC, at, 10, 0, 0), Instruction(0x1C, at, 10, 0, 0)],
+            [Instruction(0x7B, 10, 10, -72, 0), Instruction(0x79, at, 10, -72, 0), Instruction(0x1F, at, 10, 0, 0)],
+            [copied, Instruction(0x1D, 10, at, 1, 0), Instruction(0x95, 0, 0, 0, 0), Instruction(0xAF, at, 10, 0, 0)],
+        ))  # fmt: skip
+
     def block(length: int) -> list[bytes]:
-        return [encode(arithmetic() if rng.random() < 0.65 else access()) for _ in range(length)]
+        found = []
+        for _ in range(length):
+            kind = rng.random()
+            if kind < 0.85:
+                found.append(encode(arithmetic() if kind < 0.55 else access()))
+            else:
+                several = rng.choice((helper, legacy, frame_pointer))()
+                found.append(b"".join(encode(one) for one in several))
+        return found
 
     def body(calls: bool) -> list[bytes]:
         parts = [encode(Instruction(0x7A, 10, 0, -8 * n, number())) for n in range(1, 9)]
@@ -232,11 +316,16 @@ def random_program(seed: int) -> tuple[bytes, bytes]:
                 )
                 parts += [encode(jump), *inside, *block(2)]
             if calls and rng.random() < 0.5:
-                parts += [encode(Instruction(0xBF, 1, 9, 0, 0)), b"call"]
+                parts += [
+                    encode(Instruction(0xBF, 1, 9, 0, 0)),
+                    encode(Instruction(0xBF, 2, 10, 0, 0)),
+                    b"call",
+                ]
         return [*parts, encode(Instruction(0x95, 0, 0, 0, 0))]
 
     functions[0] += body(True)
-    functions[1] = [encode(Instruction(0xBF, 9, 1, 0, 0)), *body(False)]
+    begin = (Instruction(0xBF, 9, 1, 0, 0), Instruction(0x7A, 2, 0, -8 * rng.randrange(1, 9), number()))
+    functions[1] = [*map(encode, begin), *body(False)]
     first = sum(8 if part == b"call" else len(part) for part in functions[0]) // 8
     code = bytearray()
     for part in functions[0] + functions[1]:

@@ -19,6 +19,7 @@ import pytest
 from elftools.elf.elffile import ELFFile
 
 from cnp import host
+from cnp.ebpf.command import THERE
 from cnp.errors import HostError, OperandError, ToolError
 from cnp.host import Call, HostImage, Segment
 from tests.host_rig import (
@@ -389,8 +390,10 @@ def test_the_source_compiles_without_a_warning(rig: Rig) -> None:
 
 def test_the_symbols_are_the_helpers(rig: Rig) -> None:
     io_helpers = {f"cnp_host_{name}" for name in ("write", "getc", "putc", "flush")}
-    test_helpers = {"cnp_test_mix", "cnp_test_clobber"}
-    assert set(rig.helpers) == io_helpers | test_helpers | {"cnp_poll", "memcpy", "memmove", "memset"}
+    test_helpers = {"cnp_test_mix", "cnp_test_clobber", "cnp_test_packet"}
+    for_ebpf = set(THERE.values())
+    others = {"cnp_poll", "memcpy", "memmove", "memset"}
+    assert set(rig.helpers) == io_helpers | test_helpers | for_ebpf | others
     assert all(host.HOST_BASE < address < host.CODE_BASE for address in rig.helpers.values())
 
 

@@ -27,14 +27,18 @@ def run(
     path: str, section: str | None, memory: str | None, target: str | None, interpret: bool, unchecked: bool
 ) -> int:
     """Run a program on a file as its memory; r0."""
-    program = Program(Path(path), section)
-    given = Path(memory).read_bytes() if memory else b""
+    program = Program(Path(path), section, HELPERS, unwind=UNWIND)
+    return result(program, Path(memory).read_bytes() if memory else b"", target, interpret, unchecked)
+
+
+def result(program: Program, memory: bytes, target: str | None, interpret: bool, unchecked: bool) -> int:
+    """r0 of a program with these helpers, on this machine or, in an emulator, on another one."""
     if target is not None:
         from cnp.ebpf import there
 
-        return there.run(program, target, given, interpret, unchecked)
+        return there.run(there.Task(program, memory, interpret, unchecked, helpers=THERE), target)
     function = program.interpret(unchecked) if interpret else program.compile(unchecked)
-    return function(given)
+    return function(memory)
 
 
 @click.command()
@@ -80,6 +84,8 @@ def unwind(r1: int, r2: int, r3: int, r4: int, r5: int) -> int:
 
 
 HELPERS = dict(enumerate((gather_bytes, memfrob, nothing, square_root, compare_strings, unwind)))
+#: The same in C, in the host program of another target.
+THERE = {number: f"cnp_ebpf_{helper.__name__}" for number, helper in HELPERS.items()}
 
 
 # ---- the plugin
@@ -89,12 +95,13 @@ HELPERS = dict(enumerate((gather_bytes, memfrob, nothing, square_root, compare_s
 @click.argument("memory", default="")
 @click.option("--jit/--interpret", "compiled", default=True, help="machine code, or the interpreter")
 @click.option("--unchecked", is_flag=True, help="trust the program's loads and stores")
-def plugin(memory: str, compiled: bool, unchecked: bool) -> None:
+@click.option("--target", metavar="T", help="run in an emulator (default: on this machine)")
+def plugin(memory: str, compiled: bool, unchecked: bool, target: str | None) -> None:
     """Run the program on standard input on MEMORY, both as hex bytes; print r0. For bpf_conformance_runner."""
     code = of_hex(sys.stdin.read(), "the program")
     program = Program(code, helpers=HELPERS, unwind=UNWIND)
-    function = program.compile(unchecked) if compiled else program.interpret(unchecked)
-    click.echo(f"{function(bytearray(of_hex(memory, 'the memory'))):x}")
+    r0 = result(program, of_hex(memory, "the memory"), target, not compiled, unchecked)
+    click.echo(f"{r0:x}")
 
 
 def of_hex(text: str, what: str) -> bytes:

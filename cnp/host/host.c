@@ -219,6 +219,50 @@ i64 cnp_test_clobber(i64 x) {
     return (i64)((u64)x + 1);
 }
 
+/* A legacy load of eBPF (offset, size, context), of a packet of 256 bytes: byte i is i ^ context. All ones: not there. */
+u64 cnp_test_packet(u64 offset, u64 size, u64 context) {
+    u64 value = 0;
+    if (offset > 256 - size) return ~(u64)0;
+    for (u64 i = offset; i < offset + size; i++) value = value << 8 | (u8)(i ^ context);
+    SCRAMBLE;
+    return value;
+}
+
+/* ---- Helpers for eBPF: those of github.com/Alan-Jowett/bpf_conformance, by the names of cnp/ebpf/command.py.
+   They trust the addresses that they are given: a wrong one kills the process. */
+
+u64 cnp_ebpf_gather_bytes(u64 a, u64 b, u64 c, u64 d, u64 e) {
+    u64 value = (u64)(u8)a << 32 | (u64)(u8)b << 24 | (u64)(u8)c << 16 | (u64)(u8)d << 8 | (u8)e;
+    SCRAMBLE;
+    return value;
+}
+
+u64 cnp_ebpf_memfrob(u8 *bytes, u64 size) {
+    while (size--) *bytes++ ^= 42;
+    SCRAMBLE;
+    return 0;
+}
+
+u64 cnp_ebpf_nothing(void) { return 0; }
+
+/* The largest integer whose square is not more than x, one bit after the other. */
+u64 cnp_ebpf_square_root(u64 x) {
+    u64 root = 0;
+    for (u64 bit = (u64)1 << 62; bit; bit >>= 2) {
+        int fits = x >= root + bit;
+        if (fits) x -= root + bit;
+        root = (root >> 1) + (fits ? bit : 0);
+    }
+    return root;
+}
+
+i64 cnp_ebpf_compare_strings(const u8 *a, const u8 *b) {
+    while (*a && *a == *b) a++, b++;
+    return (i64)*a - *b;
+}
+
+u64 cnp_ebpf_unwind(u64 r1) { return r1; }
+
 /* ---- Image and report: drawn in cnp/host.py ------------------------------------------------------------ */
 
 #define IMAGE_MAGIC 0x636e70696d673031ull  /* "cnpimg01" as a number: a wrong byte order shows here */
