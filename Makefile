@@ -73,11 +73,14 @@ $(BIN)/.installed: pyproject.toml setup.py $(wildcard cnp/_*.c) cnp/_core_build.
 	$(BIN)/python $(PIP) install --editable '.[dev]'
 	touch $@
 
-# What the tests run beside Python's packages: the emulators, and a second compiler with sanitizers for the core in C.
+# What the tests run beside Python's packages: the emulators, a second compiler with sanitizers for the core in C, gdb, and
+# C++ for what throws.
 programs:
 	@missing=; for target in $(EMULATED); do \
 		command -v qemu-$$target-static qemu-$$target >/dev/null || missing="qemu-user-static"; done; \
 	command -v clang >/dev/null || missing="$$missing $(CLANG)"; \
+	command -v gdb >/dev/null || missing="$$missing gdb"; \
+	command -v g++ >/dev/null || missing="$$missing g++"; \
 	if [ -z "$$missing" ]; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		echo "installing $$missing"; \

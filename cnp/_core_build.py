@@ -31,6 +31,8 @@ DECLARATIONS = """
     uint64_t cnp_cell_store(uintptr_t address, unsigned width, uint64_t value);
     uint64_t cnp_cell_add(uintptr_t address, unsigned width, uint64_t value);
     uint64_t cnp_cell_compare_exchange(uintptr_t address, unsigned width, uint64_t expected, uint64_t wanted);
+    void *cnp_gdb_add(const void *file, size_t size);
+    void cnp_gdb_remove(void *added);
 """
 
 #: The memory of the core's libraries and programs.
@@ -38,7 +40,7 @@ HEAP = """
     void *cnp_heap(void *context, void *memory, size_t old, size_t size);
 """
 
-SOURCES = ("_core.c", "_callable.c", "_heap.c")
+SOURCES = ("_core.c", "_callable.c", "_debug.c", "_heap.c")
 
 ffibuilder = FFI()
 ffibuilder.cdef(DECLARATIONS + CORE["declarations"]() + HEAP)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,13 +20,17 @@ NATIVE_FRAME = 64  #: return address, padding and alignment of one nested call b
 LAZY_FRAME = 512  #: the same of functions of other code objects that come later
 
 
-def code_memory(target: Target) -> memory.CodeMemory:
-    """The executable memory of this process."""
+def code_memory(target: Target, scheme: str | None = None) -> memory.CodeMemory:
+    """The executable memory of this process. scheme: what to take if there is none yet, and CNP_MEMORY says nothing."""
 
     def create() -> memory.CodeMemory:
         probe = memory.Probe(*target.probe)
         return memory.CodeMemory(
-            trap=target.trap, flush=native.flush, fork_count=native.fork_count, probe=probe
+            trap=target.trap,
+            flush=native.flush,
+            fork_count=native.fork_count,
+            probe=probe,
+            scheme=None if os.environ.get("CNP_MEMORY") else scheme,
         )
 
     return memory.default(create)
@@ -75,20 +80,50 @@ class Helpers:
         return self._made[name].address
 
 
+#: Told of each image in executable memory; what they return is called before it is freed (`cnp/debug`).
+watchers: dict[str, Callable[[Program, patch.Image], Callable[[], None]]] = {}
+
+
 def place(program: Program, addresses: Callable[[str], int | None], keep: object) -> Placed:
     """Reserve memory, link for its address, copy, and make it executable: undone as a whole if it fails."""
+    if asked := os.environ.get("CNP_DEBUG"):
+        from cnp import debug  # who does not ask does without
+
+        debug.from_environment(asked)
     code_size, data_size = patch.size_bound(program)
     block = code_memory(program.library.target).allocate(code_size, data_size)
     try:
         image = patch.encode(program, block.code_address, block.data_address, addresses)
         block.data[: len(image.data)] = image.data
         block.write(image.code)
+        forget = announce(program, image)
     except BaseException:
         block.free()
         raise
     placed = Placed(block, image, image.cell_places, keep)
-    weakref.finalize(placed, block.free).atexit = False  # threads may run it until the process is gone
+    freeing = weakref.finalize(placed, release, block, forget)
+    freeing.atexit = False  # threads may run it until the process is gone
     return placed
+
+
+def announce(program: Program, image: patch.Image) -> list[Callable[[], None]]:
+    """Tell all watchers, or, if one fails, none; what takes it back."""
+    done: list[Callable[[], None]] = []
+    try:
+        for watcher in list(watchers.values()):
+            done.append(watcher(program, image))
+    except BaseException:
+        for undo in done:
+            undo()
+        raise
+    return done
+
+
+def release(block: memory.Block, forget: list[Callable[[], None]]) -> None:
+    """Free a block that nobody runs any more."""
+    for undo in forget:
+        undo()
+    block.free()
 
 
 def needs(program: Program) -> Needs:

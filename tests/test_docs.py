@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cnp import link as linking
 from cnp import targets
 from tests.support import need
 
@@ -22,6 +23,7 @@ WALKED = (
     "coming-from-golang-asm.md",
     "coming-from-dynasm-rs.md",
     "coming-from-sljit.md",
+    "debugging.md",
 )
 
 checkout = pytest.mark.checkout
@@ -63,6 +65,7 @@ def test_every_block_runs(
     one session. What `print` says is what its comment promises."""
     need(importlib.util.find_spec("ziglang") is not None, "operations are built by the ziglang wheel")
     monkeypatch.setenv("XDG_CACHE_HOME", str(session_folder))
+    monkeypatch.setattr(linking, "watchers", {})
     monkeypatch.chdir(tmp_path)
     session: dict[str, object] = {}
     promised = []
