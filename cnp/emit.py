@@ -258,9 +258,9 @@ class Batch:
         self._lib.cnp_reset(self._handle)
         self.symbols.clear()
 
-    def function(self, frame: int) -> int:
-        """Begin a function with a frame of so many bytes; the number of its label."""
-        label = self.label()
+    def function(self, frame: int, label: int | None = None) -> int:
+        """Begin a function with a frame of so many bytes; the number of its label, a new one if none is given."""
+        label = self.label() if label is None else label
         self.library.check(self._lib.cnp_function(self._handle, label, frame))
         return label
 
@@ -348,6 +348,10 @@ class Batch:
     def offsets(self) -> list[int]:
         """Where each operation begins, in bytes from the base, and where the last one ends."""
         return list(self._ffi.unpack(self._lib.cnp_offsets(self._handle), len(self) + 1))
+
+    def offset(self, position: int) -> int:
+        """Where one operation begins."""
+        return int(self._lib.cnp_offsets(self._handle)[position])
 
     def routine_address(self, name: str) -> int:
         return int(self._lib.cnp_routine_address(self._handle, self.library.routine(name)))

@@ -40,6 +40,11 @@ class OperandError(CnpError):
     """An operation was given operands it does not take. Fields: op, operand, value, allowed."""
 
 
+class BytecodeError(CnpError):
+    """An instruction of bytecode breaks a rule of its description. Fields: index (its place in words), opcode, rule (one of
+    cnp.bytecode.RULES), field, value, allowed."""
+
+
 class RangeError(CnpError):
     """A value does not fit its hole. Fields: op, index, hole, field, symbol, value, low, high, align,
     at (source position)."""

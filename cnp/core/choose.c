@@ -235,30 +235,82 @@ static unsigned interval_bits(unsigned k, unsigned lane)
     return bits;
 }
 
-/* Note which words ties compare: where two of them are equal, the list of choices is looked at. */
-static void note_ties(const struct cnp_library *library, const struct cnp_ties *ties, struct shape *shape)
+/* Which of the words 0, 1, 2 a tie compares, as a bit of a shape's pairs; 0: it compares others. */
+static unsigned pair_bit(const struct cnp_pair *pair)
 {
-    for (uint32_t k = 0; k < ties->same + ties->differ; k++) {
-        uint32_t at = k < ties->same ? ties->first_same + k : ties->first_differ + (k - ties->same);
-        unsigned a = library->tables.pairs[at].first, b = library->tables.pairs[at].second;
-        shape->pairs |= a + b > 3 || a > 2 || b > 2 || a == b ? 8 : (uint8_t)(1u << (a + b - 1));
-    }
+    unsigned a = pair->first, b = pair->second;
+    return a + b > 3 || a > 2 || b > 2 || a == b ? 0 : 1u << (a + b - 1);
 }
 
-/* Whether some of the tied words are equal. */
-static inline bool has_equals(const struct shape *shape, const uint8_t *words_at)
+/* Note which words the ties of a form compare. false: some that no table is for. */
+static bool note_ties(const struct cnp_library *library, const struct cnp_ties *ties, struct shape *shape)
+{
+    bool known = true;
+    for (uint32_t k = 0; k < ties->same + ties->differ; k++) {
+        uint32_t at = k < ties->same ? ties->first_same + k : ties->first_differ + (k - ties->same);
+        unsigned bit = pair_bit(&library->tables.pairs[at]);
+        shape->pairs |= (uint8_t)bit, known &= bit != 0;
+    }
+    return known;
+}
+
+/* As is_tied, of words that are known only by which of them are equal. */
+static bool is_tied_so(const struct cnp_library *library, const struct cnp_ties *ties, uint32_t kinds, unsigned equal)
+{
+    for (uint32_t k = 0; k < ties->same; k++)
+        if (!(equal & pair_bit(&library->tables.pairs[ties->first_same + k])))
+            return false;
+    for (uint32_t k = 0; k < ties->differ; k++) {
+        const struct cnp_pair *p = &library->tables.pairs[ties->first_differ + k];
+        unsigned kind = kind_of(kinds, p->first);
+        if (is_register(kind) && kind == kind_of(kinds, p->second) && equal & pair_bit(p))
+            return false;
+    }
+    return true;
+}
+
+/* The table for what is equal among the words of a record. */
+static inline const uint8_t *table_of(const struct shape *shape, const uint8_t *words_at)
 {
     int32_t w[3];
     memcpy(w, words_at, sizeof w);
     unsigned equal = (unsigned)(w[0] == w[1]) | (unsigned)(w[0] == w[2]) << 1 | (unsigned)(w[1] == w[2]) << 2;
-    return (shape->pairs & (equal | 8)) != 0;
+    return shape->table[equal & shape->pairs];
 }
 
-static void fill_table(const struct cnp_library *library, const struct operation *op, struct shape *shape)
+/* The table for some equal pairs of words, from what the intervals of the lanes mean. */
+static void fill_table(const struct cnp_library *library, const struct operation *op, const struct shape *shape,
+                       const struct interval lanes[4][4], const unsigned *counts, unsigned equal)
+{
+    uint32_t tied[8] = {0};
+    for (unsigned c = 0; c < shape->choices; c++)
+        tied[c / 32] |= (uint32_t)is_tied_so(library, op->forms[shape->choice[c].form].ties, shape->kinds, equal) << c % 32;
+    for (unsigned code = 0; code < 256; code++) {
+        unsigned k[4] = {code & 3, code >> 2 & 3, code >> 4 & 3, code >> 6}, bits = 0;
+        bool there = true;
+        for (unsigned lane = 0; lane < 4; lane++)
+            there &= k[lane] <= counts[lane], bits |= interval_bits(k[lane], lane);
+        for (unsigned w = 0; there && w < 8; w++) {
+            uint32_t takes = tied[w], some = tied[w];
+            for (unsigned lane = 0; lane < 4; lane++) {
+                const struct interval *interval = &lanes[lane][k[lane]];
+                takes &= interval->takes[w], some &= interval->takes[w] | interval->some[w];
+            }
+            if (!some)
+                continue;
+            uint32_t first = some & -some; /* the first that may take them: if it is not sure to, the list is looked at */
+            if (takes & first)
+                shape->table[equal][bits] = (uint8_t)(32 * w + (unsigned)__builtin_ctz(first));
+            break;
+        }
+    }
+}
+
+static bool fill_tables(struct cnp_library *library, const struct operation *op, struct shape *shape, bool known)
 {
     struct interval lanes[4][4];
     unsigned counts[4];
-    bool unseen = false; /* an operand that no lane sees may refuse a form */
+    bool unseen = !known; /* an operand that no lane sees may refuse a form */
     memset(lanes, 0, sizeof lanes);
     for (unsigned lane = 0; lane < 4; lane++) {
         int operand = lane_operand(op, shape->kinds, lane);
@@ -282,27 +334,18 @@ static void fill_table(const struct cnp_library *library, const struct operation
             seen |= lane_operand(op, shape->kinds, lane) == (int)i;
         unseen |= !seen && (kind <= CNP_TABLED || kind == CNP_HOME);
     }
-    memset(shape->table, SCAN, sizeof shape->table);
-    for (unsigned code = 0; code < 256 && !unseen; code++) {
-        unsigned k[4] = {code & 3, code >> 2 & 3, code >> 4 & 3, code >> 6}, bits = 0;
-        bool there = true;
-        for (unsigned lane = 0; lane < 4; lane++)
-            there &= k[lane] <= counts[lane], bits |= interval_bits(k[lane], lane);
-        for (unsigned c = 0; there && c < shape->choices; c++) {
-            const struct form *form = &op->forms[shape->choice[c].form];
-            bool takes = true, some = true;
-            for (unsigned lane = 0; lane < 4; lane++) {
-                bool t = lanes[lane][k[lane]].takes[c / 32] >> c % 32 & 1, s = lanes[lane][k[lane]].some[c / 32] >> c % 32 & 1;
-                takes &= t, some &= t | s;
-            }
-            if (form->ties->same)
-                continue; /* no words that are tied are equal where the table is asked */
-            if (takes)
-                shape->table[bits] = (uint8_t)c;
-            if (takes || some)
-                break; /* the first that may take them: if it is not sure to, the list is looked at */
-        }
+    for (unsigned equal = 0; equal < 8; equal++) {
+        bool cannot_be = shape->pairs == 7 && (equal == 3 || equal == 5 || equal == 6); /* two equal pairs make a third */
+        if (equal & ~shape->pairs || cannot_be)
+            continue;
+        shape->table[equal] = keep(library, PLACES);
+        if (!shape->table[equal])
+            return false;
+        memset(shape->table[equal], SCAN, PLACES);
+        if (!unseen)
+            fill_table(library, op, shape, (const struct interval(*)[4])lanes, counts, equal);
     }
+    return true;
 }
 
 /* ---- shapes */
@@ -339,14 +382,16 @@ static int make_shape(struct cnp_library *library, struct operation *op, uint32_
         shape->things |= kind >= CNP_TABLED && kind != CNP_POSITION && kind != CNP_HOME;
         shape->homes |= library->homes && is_register(kind);
     }
+    bool known = true;
     for (unsigned i = 0; i < op->row->forms; i++)
         if (is_candidate(library, op, &op->forms[i], kinds)) {
             if (shape->choices == CHOICES)
                 return bad(evidence, "operations", 0); /* no operation has so many forms for one kind of operands */
             describe(op, &shape->choice[shape->choices++], i, kinds);
-            note_ties(library, op->forms[i].ties, shape);
+            known &= note_ties(library, op->forms[i].ties, shape);
         }
-    fill_table(library, op, shape);
+    if (!fill_tables(library, op, shape, known))
+        return fail(evidence, CNP_NO_MEMORY, (size_t)-1, 0);
     shape->next = atomic_load_explicit(&op->shapes, memory_order_relaxed);
     atomic_store_explicit(&op->shapes, shape, memory_order_release);
     return CNP_OK;

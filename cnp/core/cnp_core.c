@@ -9,3 +9,4 @@
 #include "settle.c"
 #include "relax.c"
 #include "patch.c"
+#include "bytecode.c"

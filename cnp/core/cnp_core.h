@@ -86,7 +86,9 @@ enum cnp_status {
     CNP_BAD_BASE,          /* base or data_base; evidence: value, high, align */
     CNP_TOO_LARGE,         /* more than 2^32 - 1 operations, bytes of code or things of one kind */
     CNP_NO_SPACE,          /* the buffer is smaller than the image */
-    CNP_WRONG_TIME         /* a call out of order: append after cnp_plan without cnp_reset, settle before plan … */
+    CNP_WRONG_TIME,        /* a call out of order: append after cnp_plan without cnp_reset, settle before plan … */
+    CNP_BAD_INSTRUCTION,   /* of bytecode; evidence: enum cnp_fault says what */
+    CNP_ESCAPE             /* no error: the caller gives the records of an instruction of bytecode */
 };
 
 /* A number of 65 bits: bits, less 2^64 if it is negative. */
@@ -244,6 +246,111 @@ int64_t cnp_cell_place(const struct cnp_program *program, uint32_t cell);     /*
 struct cnp_block { uint32_t start, end; int64_t op; };
 size_t cnp_blocks(const struct cnp_program *program);
 struct cnp_block cnp_block_at(const struct cnp_program *program, size_t number);
+
+/* ---- bytecode
+
+   Instructions of a fixed width into records, as tables say; cnp/bytecode.py makes the tables of a description.
+
+       code --cnp_bytecode_check------> a rule for each instruction, or the first one that breaks the rules
+            --cnp_bytecode_translate--> records for cnp_append, and where functions begin
+
+   An instruction is one word of 1, 2, 4 or 8 bytes, or two such words. One of its fields, the opcode, leads to some
+   rules; the first whose conditions hold says what is checked, what it becomes and where it goes. Places count words. */
+
+/* `width` bits from bit `at` on of the first or second word (0, 1), the lowest bit being 0. */
+struct cnp_bits { uint8_t word, at, width, is_signed; };
+struct cnp_span { int64_t low, high; };
+struct cnp_limit { uint32_t field, first, count; }; /* the field's value lies in one of these spans */
+struct cnp_mapped { uint32_t kind; int32_t word; }; /* kind CNP_NONE: the map has no such entry */
+
+/* Where an operand comes from. With `high` (a field + 1) a number has that field above the bits of this one. */
+enum cnp_from {
+    CNP_FROM_CONSTANT, /* kind, base */
+    CNP_FROM_FIELD,    /* kind, base + scale * field */
+    CNP_FROM_MAP,      /* what the map from `first` on has at the field's value, which is below `count` */
+    CNP_FROM_POOL,     /* the number that pool `first` of this translation has for the field's value */
+    CNP_FROM_TARGET,   /* the operation at which the instruction begins that this one goes to */
+    CNP_FROM_FUNCTION  /* the function that begins there */
+};
+struct cnp_source { uint8_t from, kind, field, high; uint32_t first, count; int64_t scale, base; };
+struct cnp_step { uint16_t op; uint16_t operands; uint32_t first; }; /* an operation with its sources */
+
+enum cnp_goes { CNP_GOES_ON, CNP_GOES_TO, CNP_CALLS };
+
+/* What an instruction becomes. goes: whether it names an instruction, that lies at the byte base + scale * field from
+   its own place, or from the first one's (absolute). A called instruction, and the first, begins a function if the bytecode
+   has functions. ends: what follows is reached by jumps only. escape: records at most that the caller gives in its place;
+   0: the steps. */
+struct cnp_rule {
+    uint32_t when, whens, check, checks; /* limits: conditions of the rule, and what must hold then */
+    uint32_t step, steps, escape;
+    uint8_t goes, absolute, field, ends;
+    int64_t scale, base;
+};
+
+/* size: bytes of a word. opcode: a field of the first word with at most 16 bits; value v has the rules first[v] …
+   first[v + 1] and, if it has any, words[v] words. frame: bytes of slots of each function, 0: the bytecode has none. begin:
+   steps where a function begins, of constants; join: the operation that jumps there from the instruction before, + 1. */
+struct cnp_bytecode {
+    uint32_t size, big_endian, opcode, frame, begin, begins, join;
+    const struct cnp_bits *fields;
+    const struct cnp_span *spans;
+    const struct cnp_limit *limits;
+    const struct cnp_mapped *maps;
+    const struct cnp_source *sources;
+    const struct cnp_step *steps;
+    const struct cnp_rule *rules;
+    const uint32_t *first;
+    const uint8_t *words;
+    uint32_t fields_count, spans_count, limits_count, maps_count, sources_count, steps_count, rules_count, pools_count;
+};
+
+/* Numbers by the values of a field; keys go up. */
+struct cnp_pool { const int64_t *keys, *values; size_t count; };
+
+/* Which rule an instruction breaks, in `what` of the evidence. Further evidence: index, its place; op, its opcode; operand, the
+   field, the pool or the source; value. */
+enum cnp_fault {
+    CNP_FAULT_OPCODE,    /* no rule has this opcode */
+    CNP_FAULT_CUT,       /* its second word is missing */
+    CNP_FAULT_VARIANT,   /* no rule of this opcode takes these fields */
+    CNP_FAULT_FIELD,     /* a field has a value that it must not have; low, high: its first span */
+    CNP_FAULT_POOL,      /* a pool has no number for it */
+    CNP_FAULT_RUNS_OFF,  /* the program runs off its end */
+    CNP_FAULT_OUTSIDE,   /* it goes to a place outside of the program; value: this place, in bytes */
+    CNP_FAULT_INSIDE     /* it goes into an instruction; value: the same */
+};
+
+struct cnp_place { uint32_t rule, at; };                 /* of each word: the core's */
+struct cnp_begin { uint32_t index, position; };          /* a function: its instruction, its first operation */
+
+/* A program under translation. What is given: code, of `words` words; pools; room for as many places; first_position,
+   first_label: position of its first operation, label of its first function, those of the others follow. Then
+   cnp_bytecode_check says how many records it becomes at most and how many functions it has, for which there has to be
+   room when cnp_bytecode_translate is called; count: records that were written. */
+struct cnp_translation {
+    const void *code;
+    size_t words;
+    const struct cnp_pool *pools;
+    struct cnp_place *places;
+    uint32_t first_position, first_label;
+    struct cnp_record *records;
+    struct cnp_begin *begins;
+    size_t most, functions, count, index;
+    size_t bound, asked; /* the core's, as goes_on */
+    uint32_t goes_on;
+};
+
+/* Check tables that were not made by cnp: CNP_BAD_TABLES with the table and the row. */
+int cnp_bytecode_valid(const struct cnp_bytecode *bytecode, struct cnp_evidence *evidence);
+/* CNP_BAD_INSTRUCTION: the first instruction that breaks a rule. */
+int cnp_bytecode_check(const struct cnp_bytecode *bytecode, struct cnp_translation *translation,
+                       struct cnp_evidence *evidence);
+/* CNP_ESCAPE: the caller writes the records of instruction `index` behind the first `count` ones, adds their number to
+   count, and calls again. Positions among its operands name places of
+   instructions. Afterwards each place has the first operation of its instruction in `at`. */
+int cnp_bytecode_translate(const struct cnp_bytecode *bytecode, struct cnp_translation *translation,
+                           struct cnp_evidence *evidence);
 
 #ifdef __cplusplus
 }

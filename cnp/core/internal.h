@@ -78,7 +78,7 @@ struct form {
 };
 
 /* The forms for operands of some kinds, as a list and as a table. Four words of a record are compared with four bounds
-   each, unsigned; the twelve bits that say where they lie choose the form at once:
+   each, unsigned; the twelve bits that say where they lie choose the form at once, in the table for what is equal among them:
 
        lane    0 word 0     1 word 1     2 word 2     3 word 5, the upper half of a wide number
        bits    0-3 > bound[0]   4-7 > bound[1]   8-11 > bound[2]   12-15 > limit: refused, or looked at more closely
@@ -93,6 +93,7 @@ struct choice {
 enum { ADJUST = 1, ADJUST_NEGATIVE = 2 };
 #define CHOICES 254
 #define SCAN 255 /* the table does not tell: look at the list */
+#define PLACES 4096
 
 struct shape {
     struct shape *next;
@@ -100,10 +101,10 @@ struct shape {
     uint8_t operands, choices;
     uint8_t things; /* operands that name things of the program */
     uint8_t homes;  /* some register lives at its home on this target */
-    uint8_t pairs;  /* bits: ties between the words 0 and 1, 0 and 2, 1 and 2; 8: others. Equal ones are looked at */
+    uint8_t pairs;  /* bits: some form says that the words 0 and 1, 0 and 2, 1 and 2 are equal, or different */
     uint32_t bound[3][4], limit[4], slots[4]; /* slots: all ones where the limit is that of the frame */
     struct choice choice[256];
-    uint8_t table[4096];
+    uint8_t *table[8]; /* one for each set of those pairs that are equal */
 };
 
 struct operation {

@@ -321,9 +321,9 @@ int cnp_append(struct cnp_program *program, const void *records, size_t count, s
         }
         const uint8_t *words = from + offsetof(struct cnp_record, word);
         unsigned place = place_of(shape, words, room);
-        const struct choice *choice = &shape->choice[shape->table[place & 0xFFF]];
-        if (UNLIKELY(place >> 12 || slowly || shape->table[place] == SCAN || shape->things | shape->homes ||
-                     has_equals(shape, words))) {
+        const unsigned number = table_of(shape, words)[place % PLACES];
+        const struct choice *choice = &shape->choice[number];
+        if (UNLIKELY(place >= PLACES || slowly || number == SCAN || shape->things | shape->homes)) {
             status = choose_slowly(program, op, shape, record, &choice, evidence);
             if (status)
                 break;

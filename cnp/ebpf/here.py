@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 from cnp import native
 from cnp.code import Code
 from cnp.ebpf.memory import Memory, accessible, address_of, hold
 from cnp.ebpf.program import Program
+from cnp.ebpf.quick import Compiled
 from cnp.ebpf.stops import MAIN, stopped
-from cnp.ebpf.translate import Job, Options, Places, Region, translated
+from cnp.ebpf.table import Options
+from cnp.ebpf.translate import Job, Places, Region, Translated, translated
 from cnp.errors import OperandError, SymbolError, TrapError
 from cnp.running import Frame
 from cnp.symbols import pointer_value
@@ -36,12 +39,38 @@ class Function:
         kinds = zip(self._data, program.image.sections, strict=True)
         regions = [Region(address_of(data), len(data), section.writable) for data, section in kinds]
         addresses = self.helpers.addresses
-        places = Places(regions, addresses, self.helpers.table, self.helpers.packet, program.unwind)
-        job = Job(MAIN, program.instructions, program.image.relocations, options, places)
-        self.translated = translated("host", [job])
-        self.code = Code(self.translated.program, {})
-        self.interpreter = self.code.interpreter if interpret else None
-        self._fast = self._made_callable() if not interpret and not self.helpers.in_python else None
+        self._places = Places(regions, addresses, self.helpers.table, self.helpers.packet, program.unwind)
+        self._interpret = interpret
+        self._quick = None if interpret else self._compiled()
+        self._fast = None
+        if not interpret and not self.helpers.in_python:
+            self._fast = self._quick.callable() if self._quick else self._made_callable()
+
+    def _compiled(self) -> Compiled | None:
+        """The program by way of the core in C; None: there is none, or operations have to be composed."""
+        if native.core_module is None:
+            return None
+        try:
+            return Compiled(self.program, self.options, self._places)
+        except OperandError:
+            return None
+
+    @cached_property
+    def translated(self) -> Translated:
+        """The program as operations, for the interpreter and where the core in C does not do."""
+        program = self.program
+        job = Job(MAIN, program.instructions, program.image.relocations, self.options, self._places)
+        return translated("host", [job])
+
+    @cached_property
+    def code(self) -> Code:
+        """The code object of these operations."""
+        return Code(self.translated.program, {})
+
+    @property
+    def size(self) -> int:
+        """Bytes of machine code."""
+        return self._quick.size if self._quick else len(self.code.image.code)
 
     def _made_callable(self) -> Callable[[int, int], int]:
         return self.code[MAIN].callable("uint64_t(uint64_t, uint64_t)", depth=self.options.depth)
@@ -57,22 +86,29 @@ class Function:
             return self._run(place, size, fuel)
         try:
             return self._fast(place, size)
-        except TrapError as trap:
+        except TrapError as trap:  # of a code object: what the core compiled raises what it should
             return stopped(self.program, self.translated, trap.index, trap.code, trap.state)
 
     def _run(self, place: int, size: int, fuel: int | None) -> int:
         """With fuel, or with a frame that helpers can look into."""
-        entry, depth = self.code[MAIN], self.options.depth
-        frame = Frame(self.code.library, self.code.needs.frame_bytes(entry.function.frame, depth))
+        depth, compiled = self.options.depth, self._quick
+        library, needs, slots = (
+            (compiled.library, compiled.needs, compiled.entry.frame) if compiled
+            else (self.code.library, self.code.needs, self.code[MAIN].function.frame)
+        )  # fmt: skip
+        frame = Frame(library, needs.frame_bytes(slots, depth))
         frame[0], frame[8] = place, size
         with accessible(Memory(frame, self.options.checked)):
-            if self.interpreter:
-                result = self.interpreter.run(MAIN, frame=frame, depth=depth, fuel=fuel)
+            if compiled:
+                result = compiled.run(frame, fuel)
+            elif self._interpret:
+                result = self.code.interpreter.run(MAIN, frame=frame, depth=depth, fuel=fuel)
             else:
-                result = entry.run(frame=frame, depth=depth, fuel=fuel)
+                result = self.code[MAIN].run(frame=frame, depth=depth, fuel=fuel)
         if result.returned:
             return int(result.value or 0)
-        return stopped(self.program, self.translated, result.op, result.code, result.state)
+        where = compiled or self.translated
+        return stopped(self.program, where, result.op, result.code, result.state)
 
 
 class Helpers:

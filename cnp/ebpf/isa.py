@@ -24,6 +24,7 @@ STACK = 512  #: bytes of a function's stack
 R10 = 10  #: the frame pointer: the end of the stack, never written
 LDDW, EXIT = 0x18, 0x95
 CODE = struct.Struct("<BBhi")
+FIELDS = ("dst", "src", "offset", "imm")
 U32, U64 = (1 << 32) - 1, (1 << 64) - 1
 
 LD, LDX, ST, STX, ALU, JMP, JMP32, ALU64 = range(8)

@@ -12,12 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cnp import native
+from cnp.ebpf import quick
 from cnp.ebpf.errors import ProgramError
-from cnp.ebpf.isa import SIZE, decode, text_of, whole
-from cnp.ebpf.translate import Options
+from cnp.ebpf.isa import SIZE, Instruction, decode, text_of, whole
+from cnp.ebpf.table import Options
 from cnp.ebpf.verify import verify
 from cnp.errors import OperandError
 
@@ -68,10 +71,20 @@ class Program:
         data = bytes(source) if isinstance(source, (bytes, bytearray)) else Path(source).read_bytes()
         self.image = read(data, section)
         self.helpers, self.packet, self.unwind = dict(helpers or {}), packet, unwind
-        self.places = decode(self.image.code)
-        self.instructions = verify(self.places, self.helpers, packet is not None)
+        self._verify()
         #: contents of the sections, which all runs in this process share
         self.data = [bytearray(section.data) for section in self.image.sections]
+
+    def _verify(self) -> None:
+        """VerifyError names the first instruction that breaks a rule, which the core finds faster."""
+        code, packet = self.image.code, self.packet is not None
+        if native.core_module is None or not quick.is_valid(code, self.helpers, packet):
+            verify(decode(code), self.helpers, packet)
+
+    @cached_property
+    def instructions(self) -> list[tuple[int, Instruction]]:
+        """Its instructions with their places."""
+        return list(whole(decode(self.image.code)))
 
     def compile(self, unchecked: bool = False, polls: bool | None = None, depth: int = DEPTH) -> Function:
         """Machine code for this machine.

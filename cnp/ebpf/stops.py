@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from cnp.ebpf.errors import AccessError, RunError
 from cnp.ebpf.isa import R10, Instruction, spec_of, text_of
 
 if TYPE_CHECKING:
     from cnp.ebpf.program import Program
-    from cnp.ebpf.translate import Translated
+
+
+class Places(Protocol):
+    """What knows the instruction of an operation. name: of the program's entry."""
+
+    def instruction_at(self, op: int, name: str) -> int: ...
+
 
 MAIN = "main"
 ENDED, MISALIGNED, NO_HELPER = 64, 65, 66  #: trap codes of ebpf.c
@@ -26,7 +32,7 @@ WHY = {
 
 def stopped(
     program: Program,
-    translated: Translated,
+    places: Places,
     op: int,
     code: int,
     state: Mapping[str, int | float],
@@ -35,7 +41,7 @@ def stopped(
     """0 where the program ended itself; otherwise the error that a trap stands for is raised. name: of its entry."""
     if code == ENDED:
         return 0
-    index = translated.instruction_at(op, name)
+    index = places.instruction_at(op, name)
     instruction = dict(program.instructions)[index]
     text = text_of(instruction)
     what = WHY.get(code, f"trap {code}")

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Sequence
 from cnp.ebpf.errors import VerifyError
 from cnp.ebpf.isa import (
     ENDS,
+    FIELDS,
     LDDW,
     R10,
     WRITES_DST,
@@ -101,7 +102,7 @@ def unknown(instruction: Instruction) -> str:
 
 def bad_fields(instruction: Instruction, spec: Spec) -> Iterator[str]:
     """Reserved fields are zero."""
-    for field in ("dst", "src", "offset", "imm"):
+    for field in FIELDS:
         if field not in spec.uses and getattr(instruction, field):
             yield f"{field} is reserved and must be 0, not {getattr(instruction, field)}"
 

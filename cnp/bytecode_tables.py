@@ -1,0 +1,209 @@
+"""A bytecode's description as the core's tables, and programs through the core (cnp/core/bytecode.c)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+from cnp import emit
+from cnp.bytecode import (
+    RULES,
+    SIZE,
+    TARGET,
+    Begin,
+    Bits,
+    Bytecode,
+    Call,
+    Goal,
+    Map,
+    Number,
+    Pool,
+    Rule,
+    SlotOf,
+    Step,
+    Translated,
+    constant,
+    signed64,
+    spans,
+)
+from cnp.errors import OperandError, StateError
+
+Pools: TypeAlias = Mapping[str, Mapping[int, int]]
+CALLED = 1 << 31  #: in a place: a function begins there
+CONSTANT, FIELD, MAP, POOL, TO_TARGET, TO_FUNCTION = range(6)
+ROWS = ("fields", "spans", "limits", "maps", "sources", "steps", "rules")
+
+
+class Tables:
+    """`struct cnp_bytecode` of a description; it keeps what that points to."""
+
+    def __init__(self, bytecode: Bytecode) -> None:
+        self.bytecode = bytecode
+        self.ffi, self.lib = emit.core()
+        self.names = {name: number for number, name in enumerate(bytecode.library.operations)}
+        self.numbers = {name: number for number, name in enumerate(bytecode.fields)}
+        self.each = bytecode.each()
+        self._rows: dict[str, list[Any]] = {name: [] for name in ROWS}
+        self._rows["fields"] = [self._bits(bits) for bits in bytecode.fields.values()]
+        for rule in self.each:
+            self._rows["rules"].append(self._rule(rule))
+        self._keep: list[Any] = []
+        self.evidence = self.ffi.new("struct cnp_evidence *")
+        self.table = self.ffi.new("struct cnp_bytecode *", self._head())
+        status = self.lib.cnp_bytecode_valid(self.table, self.evidence)
+        if status:
+            name, row = self.ffi.string(self.evidence.table).decode(), self.evidence.row
+            message = f"row {row} of the bytecode's {name} does not fit a record: {self._rows.get(name, [row])[row]}"
+            raise OperandError(message, op="", operand=name, value=row, allowed="what fits a record")
+
+    def _array(self, kind: str, items: Any) -> Any:
+        self._keep.append(self.ffi.new(f"{kind}[]", items or 1))
+        return self._keep[-1]
+
+    def _head(self) -> dict[str, Any]:
+        bytecode, functions = self.bytecode, self.bytecode.functions
+        begin = self._steps(functions.begin) if functions else 0
+        join = 1 + self.names[functions.join] if functions and functions.join else 0
+        opcodes = 1 << bytecode.bits(bytecode.opcode).width
+        first, words = [0], bytearray(opcodes)
+        for opcode in range(opcodes):
+            rules = bytecode.rules.get(opcode, [])
+            first.append(first[-1] + len(rules))
+            words[opcode] = rules[0].words if rules else 1
+        return {
+            "size": bytecode.size, "big_endian": bytecode.big, "opcode": self.numbers[bytecode.opcode],
+            "frame": bytecode.frame, "begin": begin, "begins": len(functions.begin) if functions else 0, "join": join,
+            "first": self._array("uint32_t", first), "words": self._array("uint8_t", bytes(words)),
+            "pools_count": len(bytecode.pools),
+            **{name: self._array(f"struct cnp_{kind}", self._rows[name]) for name, kind in zip(ROWS, (
+                "bits", "span", "limit", "mapped", "source", "step", "rule"), strict=True)},
+            **{f"{name}_count": len(rows) for name, rows in self._rows.items()},
+        }  # fmt: skip
+
+    # ---- rows
+
+    def _bits(self, bits: Bits) -> tuple[int, ...]:
+        return (bits.word, bits.at, bits.width, int(bits.signed))
+
+    def _limits(self, limits: list[tuple[str, tuple[tuple[int, int], ...]]]) -> int:
+        """The first row of some limits."""
+        first, rows = len(self._rows["limits"]), self._rows["spans"]
+        for name, allowed in limits:
+            self._rows["limits"].append((self.numbers[name], len(rows), len(allowed)))
+            rows += allowed
+        return first
+
+    def _rule(self, rule: Rule) -> dict[str, Any]:
+        whens = [(name, spans(allowed)) for name, allowed in rule.when.items()]
+        checks, goes = self.bytecode.limits(rule), rule.goes
+        row: dict[str, Any] = {
+            "when": self._limits(whens), "whens": len(whens), "check": self._limits(checks), "checks": len(checks),
+            "step": self._steps(rule.steps), "steps": len(rule.steps), "ends": rule.ends,
+            "escape": rule.most if rule.escape else 0,
+        }  # fmt: skip
+        if goes is not None:
+            row |= {
+                "goes": 2 if isinstance(goes, Call) else 1, "absolute": goes.absolute, "field": self.numbers[goes.field],
+                "scale": self.bytecode.scale(goes), "base": self.bytecode.base(goes, rule.words),
+            }  # fmt: skip
+        return row
+
+    def _steps(self, steps: tuple[Step, ...]) -> int:
+        """The first row of some steps."""
+        first = len(self._rows["steps"])
+        for name, *operands in steps:
+            sources = [self._source(operand) for operand in operands]
+            self._rows["steps"].append((self.names[name], len(operands), len(self._rows["sources"])))
+            self._rows["sources"] += sources
+        return first
+
+    def _source(self, operand: Any) -> dict[str, Any]:
+        if isinstance(operand, Goal):
+            return {"from": TO_TARGET if operand == TARGET else TO_FUNCTION}
+        if isinstance(operand, Map):
+            first = len(self._rows["maps"])
+            self._rows["maps"] += [constant(value) for value in operand.values]
+            field, count = self.numbers[operand.field], len(operand.values)
+            return {"from": MAP, "field": field, "first": first, "count": count}
+        if isinstance(operand, Pool):
+            number = self.bytecode.pools.index(operand.name)
+            return {"from": POOL, "kind": emit.NUMBER, "field": self.numbers[operand.field], "first": number}
+        if isinstance(operand, (Number, SlotOf)):
+            high = operand.high if isinstance(operand, Number) else None
+            return {
+                "from": FIELD, "kind": emit.NUMBER if isinstance(operand, Number) else emit.SLOT,
+                "field": self.numbers[operand.field], "high": self.numbers[high] + 1 if high else 0,
+                "scale": operand.scale, "base": operand.base,
+            }  # fmt: skip
+        kind, value = constant(operand)
+        return {"from": CONSTANT, "kind": kind, "base": value}
+
+    # ---- programs
+
+    def check(self, code: bytes, pools: Pools) -> Translation:
+        """As `Bytecode.check`."""
+        return Translation(self, code, pools)
+
+    def translate(self, code: bytes, pools: Pools, position: int, label: int) -> Translated:
+        """As `Bytecode.translate`."""
+        return self.check(code, pools).records(position, label)
+
+
+class Translation:
+    """A program that was checked."""
+
+    def __init__(self, tables: Tables, code: bytes, pools: Pools) -> None:
+        self.tables, self.bytecode, self.code = tables, tables.bytecode, code
+        ffi = tables.ffi
+        self._evidence = ffi.new("struct cnp_evidence *")
+        self._job = job = ffi.new("struct cnp_translation *")
+        self._places = ffi.new("struct cnp_place[]", self.bytecode.words_of(code))
+        self._held = [ffi.from_buffer(code), *self._pools(pools)]
+        job.code, job.words, job.places = self._held[0], len(self._places), self._places
+        if pools:
+            job.pools = self._held[-1]
+        self._check(tables.lib.cnp_bytecode_check(tables.table, job, self._evidence))
+
+    def records(self, position: int, label: int) -> Translated:
+        """What it becomes."""
+        ffi, lib, job = self.tables.ffi, self.tables.lib, self._job
+        job.first_position, job.first_label = position, label
+        records, begins = bytearray(SIZE * job.most), ffi.new("struct cnp_begin[]", job.functions)
+        room = ffi.from_buffer("struct cnp_record[]", records)
+        job.records, job.begins = room, begins
+        while status := lib.cnp_bytecode_translate(self.tables.table, job, self._evidence):
+            self._check(status)
+            self._escape(records)
+        found = [Begin(begin.index, begin.position) for begin in begins]
+        positions = memoryview(ffi.buffer(self._places)).cast("I")[1::2]
+        return Translated(memoryview(records)[: SIZE * job.count], positions, found)
+
+    def _pools(self, pools: Pools) -> list[Any]:
+        """`struct cnp_pool` of each, the last item; those before it are what they point to."""
+        held, rows, new = [], [], self.tables.ffi.new
+        for pool in pools.values():
+            keys = sorted(pool)
+            held += [new("int64_t[]", keys), new("int64_t[]", [signed64(pool[key]) for key in keys])]
+            rows.append((held[-2], held[-1], len(keys)))
+        return [*held, new("struct cnp_pool[]", rows)] if rows else []
+
+    def _escape(self, records: bytearray) -> None:
+        """Write what a rule's callable gives for the instruction that the core stands at."""
+        job = self._job
+        rule = self.tables.each[job.places[job.index].rule & ~CALLED]
+        for record in self.bytecode.escaped(rule, self.bytecode.given(self.code, job.index, rule.words)):
+            records[SIZE * job.count : SIZE * (job.count + 1)] = record
+            job.count += 1
+
+    def _check(self, status: int) -> None:
+        """Raise what a status and its evidence say."""
+        lib, found = self.tables.lib, self._evidence
+        if status in (lib.CNP_OK, lib.CNP_ESCAPE):
+            return
+        if status != lib.CNP_BAD_INSTRUCTION:
+            raise StateError(f"the core refuses this bytecode (status {status})", state=str(status))
+        rule = list(RULES)[found.what]
+        names = self.bytecode.pools if rule == "pool" else list(self.bytecode.fields)
+        value, low, high = (n.bits - (n.negative << 64) for n in (found.value, found.low, found.high))
+        allowed = (low, high) if rule == "field" else None
+        raise self.bytecode.broken(found.index, found.op, rule, names[found.operand], value, allowed)

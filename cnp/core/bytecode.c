@@ -1,0 +1,528 @@
+/* Bytecode into records, as tables say: which rule each instruction has, then what it becomes. Places of a program:
+
+       cnp_bytecode_check       at            rule
+         second word            NONE          NONE
+         instruction            NONE          its rule, and CALLED if a function begins there
+       cnp_bytecode_translate
+         before it is reached   the last operand that names it: 8 * record + operand, whose word names the one before
+         afterwards             position of its first operation
+*/
+
+#define CALLED 0x80000000u
+#define MOST_WORDS ((size_t)1 << 28)
+#define MOST_RECORDS ((size_t)1 << 28)
+
+/* ---- fields */
+
+struct words { uint64_t word[2]; };
+
+static uint64_t read_word(const struct cnp_bytecode *b, const uint8_t *p)
+{
+    uint64_t found = 0;
+    if (LITTLE_HOST && b->size == 8 && !b->big_endian) {
+        memcpy(&found, p, sizeof found);
+        return found;
+    }
+    for (uint32_t i = 0; i < b->size; i++)
+        found |= (uint64_t)p[b->big_endian ? b->size - 1 - i : i] << 8 * i;
+    return found;
+}
+
+static struct words read_words(const struct cnp_bytecode *b, const struct cnp_translation *t, size_t index)
+{
+    const uint8_t *p = (const uint8_t *)t->code + index * b->size;
+    struct words found = {{read_word(b, p), 0}};
+    if (index + 1 < t->words && t->places[index + 1].rule == NONE)
+        found.word[1] = read_word(b, p + b->size);
+    return found;
+}
+
+static inline int64_t field_value(const struct cnp_bits *bits, const struct words *words)
+{
+    uint64_t high = words->word[bits->word] << (64 - bits->at - bits->width);
+    unsigned down = 64u - bits->width;
+    return bits->is_signed ? (int64_t)high >> down : (int64_t)(high >> down);
+}
+
+static inline uint32_t opcode_at(const struct cnp_bytecode *b, const struct cnp_translation *t, size_t index)
+{
+    struct words words = {{read_word(b, (const uint8_t *)t->code + index * b->size), 0}};
+    return (uint32_t)field_value(&b->fields[b->opcode], &words);
+}
+
+static inline bool holds(const struct cnp_bytecode *b, const struct cnp_limit *limit, int64_t value)
+{
+    const struct cnp_span *span = &b->spans[limit->first];
+    for (uint32_t k = 0; k < limit->count; k++, span++)
+        if (value >= span->low && value <= span->high)
+            return true;
+    return false;
+}
+
+/* The value that a pool has for a key; NULL: none. */
+static const int64_t *pooled(const struct cnp_pool *pool, int64_t key)
+{
+    size_t low = 0, high = pool->count;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (pool->keys[middle] < key)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < pool->count && pool->keys[low] == key ? &pool->values[low] : NULL;
+}
+
+/* ---- check */
+
+static int fault(const struct cnp_bytecode *b, const struct cnp_translation *t, size_t index, enum cnp_fault what,
+                 uint32_t operand, int64_t value, struct cnp_evidence *evidence)
+{
+    fail(evidence, CNP_BAD_INSTRUCTION, index, opcode_at(b, t, index));
+    if (evidence)
+        evidence->what = what, evidence->operand = operand, evidence->value = number_of(value);
+    return CNP_BAD_INSTRUCTION;
+}
+
+/* The byte that an instruction goes to. */
+static inline int64_t goes_to(const struct cnp_bytecode *b, const struct cnp_rule *rule, const struct words *words, size_t index)
+{
+    int64_t from = rule->absolute ? 0 : (int64_t)(index * b->size);
+    return from + rule->base + rule->scale * field_value(&b->fields[rule->field], words);
+}
+
+static int check_goal(const struct cnp_bytecode *b, struct cnp_translation *t, const struct cnp_rule *rule,
+                      const struct words *words, size_t index, struct cnp_evidence *evidence)
+{
+    int64_t goal = goes_to(b, rule, words, index);
+    if (goal < 0 || (uint64_t)goal >= (uint64_t)t->words * b->size)
+        return fault(b, t, index, CNP_FAULT_OUTSIDE, rule->field, goal, evidence);
+    struct cnp_place *place = &t->places[(size_t)goal / b->size];
+    if (goal % b->size || place->rule == NONE)
+        return fault(b, t, index, CNP_FAULT_INSIDE, rule->field, goal, evidence);
+    if (rule->goes == CNP_CALLS && !(place->rule & CALLED))
+        place->rule |= CALLED, t->functions++;
+    return CNP_OK;
+}
+
+static int check_pools(const struct cnp_bytecode *b, const struct cnp_translation *t, const struct cnp_rule *rule,
+                       const struct words *words, size_t index, struct cnp_evidence *evidence)
+{
+    for (uint32_t s = rule->step; s < rule->step + rule->steps; s++)
+        for (uint32_t i = 0; i < b->steps[s].operands; i++) {
+            const struct cnp_source *source = &b->sources[b->steps[s].first + i];
+            if (LIKELY(source->from != CNP_FROM_POOL))
+                continue;
+            int64_t key = field_value(&b->fields[source->field], words);
+            if (!pooled(&t->pools[source->first], key))
+                return fault(b, t, index, CNP_FAULT_POOL, source->first, key, evidence);
+        }
+    return CNP_OK;
+}
+
+static int check_fields(const struct cnp_bytecode *b, const struct cnp_translation *t, const struct cnp_rule *rule,
+                        const struct words *words, size_t index, struct cnp_evidence *evidence)
+{
+    const struct cnp_limit *limit = &b->limits[rule->check];
+    for (uint32_t k = 0; k < rule->checks; k++, limit++) {
+        int64_t value = field_value(&b->fields[limit->field], words);
+        if (LIKELY(holds(b, limit, value)))
+            continue;
+        fault(b, t, index, CNP_FAULT_FIELD, limit->field, value, evidence);
+        if (evidence) {
+            evidence->low = number_of(b->spans[limit->first].low);
+            evidence->high = number_of(b->spans[limit->first].high);
+        }
+        return CNP_BAD_INSTRUCTION;
+    }
+    return CNP_OK;
+}
+
+/* The first rule whose conditions hold, of those of an opcode; NONE: there is none. */
+static inline uint32_t rule_for(const struct cnp_bytecode *b, uint32_t opcode, const struct words *words)
+{
+    for (uint32_t n = b->first[opcode]; n < b->first[opcode + 1]; n++) {
+        const struct cnp_rule *rule = &b->rules[n];
+        uint32_t k = 0;
+        while (k < rule->whens && holds(b, &b->limits[rule->when + k], field_value(&b->fields[b->limits[rule->when + k].field], words)))
+            k++;
+        if (k == rule->whens)
+            return n;
+    }
+    return NONE;
+}
+
+static int check_one(const struct cnp_bytecode *b, struct cnp_translation *t, size_t index, uint32_t opcode,
+                     struct cnp_evidence *evidence)
+{
+    if (b->first[opcode] == b->first[opcode + 1])
+        return fault(b, t, index, CNP_FAULT_OPCODE, b->opcode, opcode, evidence);
+    size_t next = index + b->words[opcode];
+    if (next > t->words)
+        return fault(b, t, index, CNP_FAULT_CUT, b->opcode, opcode, evidence);
+    struct words words = read_words(b, t, index);
+    uint32_t number = rule_for(b, opcode, &words);
+    if (number == NONE)
+        return fault(b, t, index, CNP_FAULT_VARIANT, b->opcode, opcode, evidence);
+    const struct cnp_rule *rule = &b->rules[number];
+    int status = check_fields(b, t, rule, &words, index, evidence);
+    if (!status && b->pools_count)
+        status = check_pools(b, t, rule, &words, index, evidence);
+    if (!status && next == t->words && !rule->ends)
+        status = fault(b, t, index, CNP_FAULT_RUNS_OFF, b->opcode, opcode, evidence);
+    if (!status && rule->goes != CNP_GOES_ON)
+        status = check_goal(b, t, rule, &words, index, evidence);
+    t->places[index].rule |= number; /* an earlier call may have marked it */
+    t->most += rule->escape ? rule->escape : rule->steps;
+    return status;
+}
+
+int cnp_bytecode_check(const struct cnp_bytecode *b, struct cnp_translation *t, struct cnp_evidence *evidence)
+{
+    t->most = t->functions = t->count = t->index = t->bound = t->asked = 0;
+    if (t->words > MOST_WORDS)
+        return fail(evidence, CNP_TOO_LARGE, MOST_WORDS, 0);
+    for (size_t i = 0; i < t->words; i++) {
+        t->places[i] = (struct cnp_place){0, NONE};
+        uint32_t opcode = opcode_at(b, t, i);
+        if (b->words[opcode] == 2 && b->first[opcode] != b->first[opcode + 1] && i + 1 < t->words)
+            t->places[++i] = (struct cnp_place){NONE, NONE};
+    }
+    if (t->words && b->frame)
+        t->places[0].rule = CALLED, t->functions = 1;
+    for (size_t i = 0; i < t->words; i++) {
+        if (t->places[i].rule == NONE)
+            continue;
+        int status = check_one(b, t, i, opcode_at(b, t, i), evidence);
+        if (status)
+            return status;
+        if (t->most > MOST_RECORDS)
+            return fail(evidence, CNP_TOO_LARGE, i, 0);
+    }
+    t->most += t->functions * ((size_t)b->begins + (b->join != 0));
+    return t->most > MOST_RECORDS ? fail(evidence, CNP_TOO_LARGE, t->words, 0) : CNP_OK;
+}
+
+/* ---- translate */
+
+/* Let an operand name the operation at which an instruction begins, now or as soon as that is known. */
+static void name_place(struct cnp_translation *t, struct cnp_record *record, uint32_t operand, size_t goal)
+{
+    struct cnp_place *place = &t->places[goal];
+    record->word[operand] = (int32_t)place->at;
+    if (goal >= t->bound)
+        place->at = (uint32_t)(record - t->records) * 8 + operand;
+}
+
+/* An instruction begins at the next operation. */
+static void begin_place(struct cnp_translation *t, struct cnp_place *place)
+{
+    uint32_t position = t->first_position + (uint32_t)t->count;
+    for (uint32_t at = place->at; at != NONE;) {
+        int32_t *word = &t->records[at / 8].word[at % 8];
+        at = (uint32_t)*word;
+        *word = (int32_t)position;
+    }
+    place->at = position;
+}
+
+static uint32_t function_of(const struct cnp_translation *t, size_t index)
+{
+    size_t low = 0, high = t->functions;
+    while (low + 1 < high) {
+        size_t middle = low + (high - low) / 2;
+        *(t->begins[middle].index <= index ? &low : &high) = middle;
+    }
+    return (uint32_t)low;
+}
+
+/* A number, in its word if it fits. */
+static inline void put_number(struct cnp_record *record, uint32_t operand, int64_t value)
+{
+    record->word[operand] = (int32_t)value;
+    if (value == (int32_t)value) {
+        record->kinds |= CNP_KIND(CNP_NUMBER, operand);
+        return;
+    }
+    record->word[operand] = operand < 4 ? 0 : record->word[operand];
+    memcpy(&record->word[4], &value, sizeof value);
+    record->kinds |= CNP_KIND(CNP_WIDE, operand);
+}
+
+static inline bool put(const struct cnp_bytecode *b, struct cnp_translation *t, struct cnp_record *record, uint32_t operand,
+                       const struct cnp_source *source, const struct words *words, size_t goal)
+{
+    int64_t value = 0;
+    const int64_t *found;
+    if (source->from >= CNP_FROM_FIELD && source->from <= CNP_FROM_POOL)
+        value = field_value(&b->fields[source->field], words);
+    switch (source->from) {
+    case CNP_FROM_FIELD:
+        if (source->high) {
+            uint64_t high = (uint64_t)field_value(&b->fields[source->high - 1], words);
+            value = (int64_t)((uint64_t)value | high << b->fields[source->field].width);
+        }
+        value = (int64_t)((uint64_t)source->base + (uint64_t)source->scale * (uint64_t)value);
+        break;
+    case CNP_FROM_MAP:
+        if (UNLIKELY((uint64_t)value >= source->count))
+            return false; /* it was another program that was checked */
+        record->word[operand] = b->maps[source->first + value].word;
+        record->kinds |= CNP_KIND(b->maps[source->first + value].kind, operand);
+        return true;
+    case CNP_FROM_POOL:
+        if (!(found = pooled(&t->pools[source->first], value)))
+            return false;
+        value = *found;
+        break;
+    case CNP_FROM_TARGET:
+        record->kinds |= CNP_KIND(CNP_POSITION, operand);
+        name_place(t, record, operand, goal);
+        return true;
+    case CNP_FROM_FUNCTION:
+        record->kinds |= CNP_KIND(CNP_FUNCTION, operand);
+        record->word[operand] = (int32_t)(t->first_label + function_of(t, goal));
+        return true;
+    default:
+        value = source->base;
+    }
+    if (source->kind == CNP_NUMBER) {
+        put_number(record, operand, value);
+    } else {
+        record->word[operand] = (int32_t)value;
+        record->kinds |= CNP_KIND(source->kind, operand);
+    }
+    return true;
+}
+
+static bool put_steps(const struct cnp_bytecode *b, struct cnp_translation *t, uint32_t first, uint32_t count,
+                      const struct words *words, size_t goal)
+{
+    bool fine = true;
+    for (uint32_t s = first; s < first + count; s++) {
+        const struct cnp_step *step = &b->steps[s];
+        struct cnp_record *record = &t->records[t->count];
+        memset(record, 0, sizeof *record);
+        record->op = step->op;
+        for (uint32_t i = 0; i < step->operands; i++)
+            fine &= put(b, t, record, i, &b->sources[step->first + i], words, goal);
+        t->count++;
+    }
+    return fine;
+}
+
+/* A function begins: what runs into it from the instruction before jumps behind its first steps. */
+static void begin_function(const struct cnp_bytecode *b, struct cnp_translation *t, size_t index, bool goes_on)
+{
+    const struct words none = {{0, 0}};
+    if (goes_on && b->join) {
+        struct cnp_record *record = &t->records[t->count];
+        memset(record, 0, sizeof *record);
+        record->op = (uint16_t)(b->join - 1), record->kinds = CNP_KIND(CNP_POSITION, 0);
+        name_place(t, record, 0, index);
+        t->count++;
+    }
+    t->begins[function_of(t, index)].position = t->first_position + (uint32_t)t->count;
+    put_steps(b, t, b->begin, b->begins, &none, 0);
+}
+
+/* Positions in the records that a caller gave name instructions. */
+static int adopt(const struct cnp_bytecode *b, struct cnp_translation *t, size_t first, size_t index,
+                 struct cnp_evidence *evidence)
+{
+    for (size_t n = first; n < t->count; n++)
+        for (uint32_t i = 0; i < CNP_OPERANDS; i++) {
+            struct cnp_record *record = &t->records[n];
+            if ((record->kinds >> 4 * i & 15) != CNP_POSITION)
+                continue;
+            int64_t goal = record->word[i];
+            if (goal < 0 || (uint64_t)goal >= t->words)
+                return fault(b, t, index, CNP_FAULT_OUTSIDE, b->opcode, goal * (int64_t)b->size, evidence);
+            if (t->places[goal].rule == NONE)
+                return fault(b, t, index, CNP_FAULT_INSIDE, b->opcode, goal * (int64_t)b->size, evidence);
+            name_place(t, record, i, (size_t)goal);
+        }
+    return CNP_OK;
+}
+
+static void list_functions(const struct cnp_bytecode *b, struct cnp_translation *t)
+{
+    size_t number = 0;
+    for (size_t i = 0; i < t->words && b->frame; i++)
+        if (t->places[i].rule != NONE && t->places[i].rule & CALLED)
+            t->begins[number++] = (struct cnp_begin){(uint32_t)i, 0};
+}
+
+static size_t width_of(const struct cnp_translation *t, size_t index)
+{
+    return index + 1 < t->words && t->places[index + 1].rule == NONE ? 2 : 1;
+}
+
+/* The records of an instruction. CNP_WRONG_TIME: this is not the program that was checked. */
+static int translate_one(const struct cnp_bytecode *b, struct cnp_translation *t, const struct cnp_rule *rule, size_t index,
+                         struct cnp_evidence *evidence)
+{
+    struct words words = read_words(b, t, index);
+    size_t goal = 0;
+    if (rule->goes != CNP_GOES_ON) {
+        int64_t byte = goes_to(b, rule, &words, index);
+        goal = (size_t)byte / b->size;
+        if (byte < 0 || goal >= t->words || t->places[goal].rule == NONE)
+            return fail(evidence, CNP_WRONG_TIME, index, 0);
+    }
+    return put_steps(b, t, rule->step, rule->steps, &words, goal) ? CNP_OK : fail(evidence, CNP_WRONG_TIME, index, 0);
+}
+
+int cnp_bytecode_translate(const struct cnp_bytecode *b, struct cnp_translation *t, struct cnp_evidence *evidence)
+{
+    if (!t->index && !t->asked)
+        list_functions(b, t), t->goes_on = 0;
+    while (t->index < t->words) {
+        size_t index = t->index;
+        struct cnp_place *place = &t->places[index];
+        const struct cnp_rule *rule = &b->rules[place->rule & ~CALLED];
+        int status;
+        if (!t->asked) {
+            if (place->rule & CALLED)
+                begin_function(b, t, index, t->goes_on);
+            begin_place(t, place);
+            t->bound = index + 1, t->asked = t->count + 1;
+            if (rule->escape)
+                return fail(evidence, CNP_ESCAPE, index, opcode_at(b, t, index));
+        }
+        size_t first = t->asked - 1;
+        t->asked = 0;
+        if (rule->escape)
+            status = t->count >= first && t->count - first <= rule->escape ? adopt(b, t, first, index, evidence)
+                                                                           : fail(evidence, CNP_NO_SPACE, index, 0);
+        else
+            status = translate_one(b, t, rule, index, evidence);
+        if (status)
+            return status;
+        t->goes_on = !rule->ends;
+        t->index += width_of(t, index);
+        if (t->index == index + 2)
+            place[1].at = place->at;
+    }
+    return CNP_OK;
+}
+
+/* ---- tables of strangers */
+
+static bool in(uint64_t first, uint64_t count, uint64_t rows) { return first <= rows && count <= rows - first; }
+
+/* Values of a field, and of what a source makes of them. */
+static void limits_of(const struct cnp_bits *bits, wide *low, wide *high)
+{
+    *low = bits->is_signed ? -((wide)1 << (bits->width - 1)) : 0;
+    *high = ((wide)1 << (bits->width - bits->is_signed)) - 1;
+}
+
+static bool fits(const struct cnp_bits *bits, int64_t scale, int64_t base, bool small)
+{
+    wide low, high;
+    limits_of(bits, &low, &high);
+    wide a = base + scale * low, b = base + scale * high;
+    return small ? a == (int32_t)a && b == (int32_t)b : a == (int64_t)a && b == (int64_t)b;
+}
+
+static bool valid_source(const struct cnp_bytecode *b, const struct cnp_source *s, bool constant)
+{
+    const struct cnp_bits *bits = &b->fields[s->field];
+    switch (s->from) {
+    case CNP_FROM_CONSTANT:
+        return s->kind == CNP_NUMBER || (s->kind <= CNP_HOME && s->kind != CNP_WIDE && s->kind != CNP_UNSIGNED &&
+                                         s->kind != CNP_POSITION && s->base == (int32_t)s->base);
+    case CNP_FROM_FIELD:
+        if (constant || s->field >= b->fields_count)
+            return false;
+        if (s->high)
+            return s->kind == CNP_NUMBER && s->high <= b->fields_count && s->scale == 1 && s->base == 0 && !bits->is_signed &&
+                   bits->width + b->fields[s->high - 1].width <= 64;
+        return (s->kind == CNP_NUMBER || s->kind == CNP_SLOT) && fits(bits, s->scale, s->base, s->kind == CNP_SLOT);
+    case CNP_FROM_MAP:
+        return !constant && s->field < b->fields_count && in(s->first, s->count, b->maps_count);
+    case CNP_FROM_POOL:
+        return !constant && s->kind == CNP_NUMBER && s->field < b->fields_count && s->first < b->pools_count;
+    }
+    return !constant && s->from <= CNP_FROM_FUNCTION;
+}
+
+/* Whether an operand may need words 4 and 5. */
+static bool may_be_wide(const struct cnp_bytecode *b, const struct cnp_source *s)
+{
+    if (s->kind != CNP_NUMBER || s->from == CNP_FROM_MAP || s->from >= CNP_FROM_TARGET)
+        return false;
+    if (s->from == CNP_FROM_CONSTANT)
+        return s->base != (int32_t)s->base;
+    return s->from == CNP_FROM_POOL || s->high || !fits(&b->fields[s->field], s->scale, s->base, true);
+}
+
+static bool valid_step(const struct cnp_bytecode *b, const struct cnp_step *step, const struct cnp_rule *rule)
+{
+    unsigned wides = 0;
+    if (step->operands > CNP_OPERANDS || !in(step->first, step->operands, b->sources_count))
+        return false;
+    for (uint32_t i = 0; i < step->operands; i++) {
+        const struct cnp_source *s = &b->sources[step->first + i];
+        bool goes = s->from == CNP_FROM_TARGET || s->from == CNP_FROM_FUNCTION;
+        if (!valid_source(b, s, !rule) || (goes && rule->goes != (s->from == CNP_FROM_TARGET ? CNP_GOES_TO : CNP_CALLS)))
+            return false;
+        wides += may_be_wide(b, s);
+    }
+    return wides == 0 || (wides == 1 && step->operands <= 4);
+}
+
+static bool valid_rule(const struct cnp_bytecode *b, const struct cnp_rule *rule)
+{
+    if (!in(rule->when, rule->whens, b->limits_count) || !in(rule->check, rule->checks, b->limits_count) ||
+        !in(rule->step, rule->steps, b->steps_count) || rule->goes > CNP_CALLS || (rule->goes == CNP_CALLS && !b->frame) ||
+        (rule->escape && rule->steps) || rule->escape > MOST_RECORDS)
+        return false;
+    if (rule->goes != CNP_GOES_ON &&
+        (rule->field >= b->fields_count || b->fields[rule->field].width > 40 || rule->base != (int32_t)rule->base ||
+         rule->scale != (int16_t)rule->scale))
+        return false;
+    for (uint32_t s = rule->step; s < rule->step + rule->steps; s++)
+        if (!valid_step(b, &b->steps[s], rule))
+            return false;
+    return true;
+}
+
+static bool valid_bits(const struct cnp_bytecode *b, const struct cnp_bits *bits)
+{
+    return bits->word < 2 && bits->width && bits->is_signed < 2 && bits->at + bits->width <= 8 * b->size &&
+           (bits->is_signed || bits->width < 64);
+}
+
+static bool valid_limit(const struct cnp_bytecode *b, const struct cnp_limit *limit)
+{
+    return limit->field < b->fields_count && limit->count && in(limit->first, limit->count, b->spans_count);
+}
+
+/* The first row that does not hold is the evidence. */
+#define EACH_ROW(rows, valid) \
+    for (uint32_t n = 0; n < b->rows##_count; n++) \
+        if (!(valid)) \
+            return bad(evidence, #rows, n);
+
+int cnp_bytecode_valid(const struct cnp_bytecode *b, struct cnp_evidence *evidence)
+{
+    if (b->size != 1 && b->size != 2 && b->size != 4 && b->size != 8)
+        return bad(evidence, "bytecode", 0);
+    EACH_ROW(fields, valid_bits(b, &b->fields[n]))
+    EACH_ROW(limits, valid_limit(b, &b->limits[n]))
+    EACH_ROW(rules, valid_rule(b, &b->rules[n]))
+    if (b->opcode >= b->fields_count || b->fields[b->opcode].word || b->fields[b->opcode].width > 16 ||
+        b->fields[b->opcode].is_signed || b->frame % 8 || b->frame > INT32_MAX || b->join > 0x10000 ||
+        !in(b->begin, b->begins, b->steps_count))
+        return bad(evidence, "bytecode", 0);
+    for (uint32_t s = b->begin; s < b->begin + b->begins; s++)
+        if (!valid_step(b, &b->steps[s], NULL))
+            return bad(evidence, "steps", s);
+    for (uint32_t v = 0; v >> b->fields[b->opcode].width == 0; v++)
+        if (!in(b->first[v], b->first[v + 1] - (uint64_t)b->first[v], b->rules_count) ||
+            (b->first[v] != b->first[v + 1] && b->words[v] != 1 && b->words[v] != 2))
+            return bad(evidence, "first", v);
+    return CNP_OK;
+}
