@@ -6,6 +6,7 @@ from cnp.compose import Cost
 from cnp.core import get_include
 from cnp.errors import (
     BuildError,
+    BytecodeError,
     CacheWarning,
     CnpError,
     HostError,
@@ -44,6 +45,7 @@ __all__ = [
     "Activation",
     "Assembler",
     "BuildError",
+    "BytecodeError",
     "CacheWarning",
     "Cell",
     "CnpError",

@@ -15,194 +15,67 @@ the same in Python. What a table cannot say, a rule leaves to a callable of its 
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from cnp import native
-from cnp.emit import FUNCTION as FUNCTION_KIND
-from cnp.emit import NONE, NUMBER, POSITION, RECORD, SLOT, WIDE, WIDE_KIND, F, R
-from cnp.errors import BytecodeError, OperandError
+from cnp.bytecode_rules import (
+    FUNCTION,
+    MOST_OPCODE,
+    RULES,
+    SIZE,
+    TARGET,
+    WIDE_HALVES,
+    Appended,
+    Bits,
+    Call,
+    Firsts,
+    Functions,
+    Given,
+    Goal,
+    Instruction,
+    Jump,
+    Map,
+    Number,
+    Pool,
+    Pools,
+    Rule,
+    SlotOf,
+    Step,
+    Translated,
+    constant,
+    operands,
+    signed64,
+    spans,
+    value_of,
+    wrong,
+)
+from cnp.emit import NUMBER, POSITION, RECORD, WIDE, WIDE_KIND
+from cnp.errors import BytecodeError
 from cnp.library import Library
-from cnp.operands import Function, Label, Register, Slot
+from cnp.operands import Register, Slot
 
 if TYPE_CHECKING:
     from cnp.assembler import Assembler
     from cnp.emit import Batch
 
-#: One number, two as the first and last of a span, or a set of numbers.
-Allowed: TypeAlias = "int | tuple[int, int] | Iterable[int]"
-MOST_OPCODE = 16  #: bits of an opcode
-SIZE = RECORD.size
-WIDE_HALVES = struct.Struct("=2i")
-MOST_ESCAPE = 16  #: records of an escape unless its rule says otherwise
-
-
-class Bits(NamedTuple):
-    """A field: `width` bits from bit `at` on of word 0 or 1 of an instruction, the lowest bit being 0."""
-
-    word: int
-    at: int
-    width: int
-    signed: bool
-
-
-# ---- operands of steps, beside registers, slots and numbers
-
-
-@dataclass(frozen=True, slots=True)
-class Number:
-    """base + scale * field, or with `high` the number that has that field above the bits of this one."""
-
-    field: str
-    scale: int = 1
-    base: int = 0
-    high: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class SlotOf:
-    """The slot at base + scale * field bytes."""
-
-    field: str
-    scale: int = 8
-    base: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Map:
-    """What stands in `values` at the field's value: registers, slots, numbers; None: the field must not have this value."""
-
-    field: str
-    values: tuple[Register | Slot | int | None, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Pool:
-    """The number that a pool of the translation has for the field's value, which must be in it."""
-
-    name: str
-    field: str
-
-
-@dataclass(frozen=True, slots=True)
-class Goal:
-    """The instruction that a rule goes to (TARGET), or the function that begins there (FUNCTION)."""
-
-    function: bool = False
-
-
-TARGET, FUNCTION = Goal(), Goal(function=True)
-
-
-@dataclass(frozen=True, slots=True)
-class Instruction:
-    """Among the operands of an escape: the operation at which instruction `index` begins, of those in words."""
-
-    index: int
-
-
-@dataclass(frozen=True, slots=True)
-class Labelled:
-    """A function by the number of its label."""
-
-    label: int
-
-
-#: The name of an operation and its operands.
-Step: TypeAlias = tuple[Any, ...]
-
-
-# ---- rules
-
-
-@dataclass(frozen=True, slots=True)
-class Jump:
-    """Where an instruction goes: to the byte base + scale * field from its own place, or from the program's start
-    (absolute). scale: bytes, or as many as a word has; base: bytes, or as many as the instruction has."""
-
-    field: str
-    scale: int | None = None
-    base: int | None = None
-    absolute: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Call(Jump):
-    """As a jump, but a function begins there."""
-
-
-@dataclass(frozen=True, slots=True)
-class Given:
-    """An instruction for an escape: its place in words, and its fields."""
-
-    index: int
-    fields: Mapping[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """What instructions of an opcode become: `steps`, or what `escape` gives for them, at most `most` operations.
-
-    when: what fields must be for this rule to be the one; of the rules of an opcode the first one counts. must: what they must
-    be then, otherwise the program is refused. goes: which instruction it goes to. ends: it never goes on with the next one.
-    words: how many it takes; the same for all rules of an opcode.
-    """
-
-    opcode: int
-    steps: tuple[Step, ...]
-    when: Mapping[str, Allowed]
-    must: Mapping[str, Allowed]
-    goes: Jump | None
-    ends: bool
-    words: int
-    escape: Callable[[Given], Iterable[Step]] | None
-    most: int
-
-    def __init__(
-        self,
-        opcode: int,
-        *steps: Step,
-        when: Mapping[str, Allowed] | None = None,
-        must: Mapping[str, Allowed] | None = None,
-        goes: Jump | None = None,
-        ends: bool = False,
-        words: int = 1,
-        escape: Callable[[Given], Iterable[Step]] | None = None,
-        most: int = MOST_ESCAPE,
-    ) -> None:
-        values = (opcode, steps, dict(when or {}), dict(must or {}), goes, ends, words, escape, most)
-        for name, value in zip(self.__slots__, values, strict=True):
-            object.__setattr__(self, name, value)
-
-
-@dataclass(frozen=True, slots=True)
-class Functions:
-    """How functions of a bytecode begin, for those that it calls: their bytes of slots, the operations at their beginning, and
-    the operation that jumps behind these from the instruction before."""
-
-    frame: int
-    begin: tuple[Step, ...] = ()
-    join: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Begin:
-    """A function: its instruction's place in words, and the position of its first operation."""
-
-    index: int
-    position: int
-
-
-@dataclass(frozen=True, slots=True)
-class Translated:
-    """A program as records. places: for each word the position of the first operation of the instruction that begins there; of
-    second words that of their instruction. functions: in order."""
-
-    records: memoryview
-    places: Sequence[int]
-    functions: Sequence[Begin] = field(default_factory=tuple)
+__all__ = [
+    "FUNCTION",
+    "TARGET",
+    "Bytecode",
+    "Call",
+    "Functions",
+    "Given",
+    "Instruction",
+    "Jump",
+    "Map",
+    "Number",
+    "Pool",
+    "Rule",
+    "SlotOf",
+    "Step",
+    "Translated",
+]
 
 
 class Bytecode:
@@ -235,9 +108,9 @@ class Bytecode:
         for rule in rules:
             self._check(rule)
             self.rules.setdefault(rule.opcode, []).append(rule)
-        self.pools = sorted(
-            {o.name for rule in self.each() for s in rule.steps for o in s if isinstance(o, Pool)}
-        )
+        used = [o for rule in self.each() for step in rule.steps for o in step if isinstance(o, Pool)]
+        self.pools = sorted({pool.name for pool in used})
+        self.tabled = sorted({pool.name for pool in used if pool.tabled})
         for rule in self.each():
             if not all(allowed for _, allowed in self.limits(rule)):
                 raise wrong(f"rule of opcode {rule.opcode:#x}", rule, "every field at least one value")
@@ -313,29 +186,37 @@ class Bytecode:
 
     # ---- programs
 
-    def translate(
-        self,
-        code: Any,
-        pools: Mapping[str, Mapping[int, int]] | None = None,
-        first_position: int = 0,
-        first_label: int = 0,
-    ) -> Translated:
+    def translate(self, code: Any, pools: Pools | None = None, firsts: Firsts | None = None) -> Translated:
         """Check a program and write it as records of the core (`emit.Batch`).
 
-        code: any buffer. pools: their numbers of 64 bits. first_position, first_label: position of the first operation, number of
-        the label of the first function. BytecodeError: an instruction breaks a rule.
+        code: any buffer. pools: their numbers of 64 bits. firsts: what its records begin with. BytecodeError: an instruction breaks
+        a rule.
         """
-        given = {name: dict((pools or {}).get(name, {})) for name in self.pools}
+        given, firsts = self.pools_of(pools), firsts or Firsts()
         if native.core_module is None:
             from cnp import bytecode_reference
 
-            return bytecode_reference.translate(self, bytes(code), given, first_position, first_label)
-        made: Translated = self.tables.translate(bytes(code), given, first_position, first_label)
+            return bytecode_reference.translate(self, bytes(code), given, firsts)
+        made: Translated = self.tables.translate(bytes(code), given, firsts)
         return made
 
-    def check(self, code: Any, pools: Mapping[str, Mapping[int, int]] | None = None) -> None:
+    def pools_of(self, pools: Pools | None) -> dict[str, dict[int, int]]:
+        """The pools that it asks for, in order, their keys as well."""
+        return {name: dict(sorted((pools or {}).get(name, {}).items())) for name in self.pools}
+
+    def numbers(self, pools: Pools | None) -> list[int]:
+        """The numbers that a batch has to have for pools whose operands are tabled: in order, from `Firsts.number` on."""
+        given = self.pools_of(pools)
+        return [signed64(value) for name in self.tabled for value in given[name].values()]
+
+    def first_number(self, name: str, given: Pools, first: int) -> int:
+        """Which of them the first one of a pool is."""
+        before = self.tabled[: self.tabled.index(name)] if name in self.tabled else []
+        return first + sum(len(given[other]) for other in before)
+
+    def check(self, code: Any, pools: Pools | None = None) -> None:
         """BytecodeError: an instruction breaks a rule."""
-        given = {name: dict((pools or {}).get(name, {})) for name in self.pools}
+        given = self.pools_of(pools)
         if native.core_module is None:
             from cnp import bytecode_reference
 
@@ -352,13 +233,12 @@ class Bytecode:
             self._tables = Tables(self)
         return self._tables
 
-    def extend(
-        self, batch: Batch, code: Any, pools: Mapping[str, Mapping[int, int]] | None = None
-    ) -> Translated:
+    def extend(self, batch: Batch, code: Any, pools: Pools | None = None) -> Translated:
         """Append a program to a batch at the core's speed: into its present function, or as functions of its own where
         the bytecode has some. BytecodeError, and the errors of the batch."""
         label = batch.label() if self.functions else 0
-        made = self.translate(code, pools, len(batch), label)
+        numbers = [batch.number(value) for value in self.numbers(pools)]
+        made = self.translate(code, pools, Firsts(len(batch), label, numbers[0] if numbers else 0))
         if self.functions is None:
             batch.extend(made.records)
             return made
@@ -370,12 +250,10 @@ class Bytecode:
             batch.extend(made.records[(begin.position - start) * SIZE : (end - start) * SIZE])
         return made
 
-    def append(
-        self, asm: Assembler, code: Any, pools: Mapping[str, Mapping[int, int]] | None = None, name: str = ""
-    ) -> Appended:
+    def append(self, asm: Assembler, code: Any, pools: Pools | None = None, name: str = "") -> Appended:
         """Append a program to an assembler: into its present function, or as functions `name.INDEX` where the bytecode has
         some. BytecodeError, and the errors of the assembler."""
-        made = self.translate(code, pools)
+        made, numbers = self.translate(code, pools), self.numbers(pools)
         declared = [asm.declare(f"{name}.{begin.index}", self.frame) for begin in made.functions]
         operations, labels = self.library.operations, {}
         records = list(RECORD.iter_unpack(made.records))
@@ -391,7 +269,7 @@ class Bytecode:
             if position in labels:
                 asm.bind(labels[position])
             positions.append(len(asm.program.ops))
-            asm.op(operations[op], *operands(kinds, words, labels, declared))
+            asm.op(operations[op], *operands(kinds, words, labels, declared, numbers))
         return Appended(declared, [positions[at] if at < len(positions) else -1 for at in made.places])
 
     @property
@@ -465,96 +343,3 @@ class Bytecode:
         )
         facts = {"opcode": opcode, "rule": rule, "field": name, "value": value, "allowed": allowed}
         return BytecodeError(message, index=index, **facts)
-
-
-#: The rules of all bytecodes, in the order of the core's enum cnp_fault, with what is said: field, value, allowed.
-RULES = {
-    "opcode": "there is no such opcode",
-    "cut": "its second word is missing",
-    "variant": "no rule of this opcode takes its fields",
-    "field": "field {0} is {1}; allowed is {2}",
-    "pool": "there is no {1} in the pool {0}",
-    "end": "the program runs off its end",
-    "outside": "it goes to byte {1}, outside of the program",
-    "inside": "it goes to byte {1}, where no instruction begins",
-}
-
-
-class Appended(NamedTuple):
-    """A program in an assembler. functions: in order; places: for each word the position of the first operation of its
-    instruction."""
-
-    functions: Sequence[Function]
-    places: Sequence[int]
-
-
-def value_of(bits: Bits, words: Sequence[int]) -> int:
-    """A field of an instruction."""
-    value = words[bits.word] >> bits.at & (1 << bits.width) - 1
-    return value - (bits.signed and value >> bits.width - 1) * (1 << bits.width)
-
-
-def signed64(value: int) -> int:
-    """The lower 64 bits as a signed number."""
-    return (value & (1 << 64) - 1 ^ 1 << 63) - (1 << 63)
-
-
-def constant(value: object) -> tuple[int, int]:
-    """Kind and word of an operand of a record."""
-    if value is None:
-        return NONE, 0
-    if isinstance(value, Slot):
-        return SLOT, value.offset
-    if isinstance(value, Register):
-        return (R if value.bank == "r" else F), value.index
-    if isinstance(value, Instruction):
-        return POSITION, value.index
-    if isinstance(value, Labelled):
-        return FUNCTION_KIND, value.label
-    if isinstance(value, int):
-        return NUMBER, value
-    raise wrong("operand", value, "a register, a slot, a number or an instruction")
-
-
-def operands(
-    kinds: int, words: Sequence[int], labels: Mapping[int, Label], functions: Sequence[Function]
-) -> list[Any]:
-    """The operands of a record as an assembler takes them."""
-    found: list[Any] = []
-    while kinds:
-        kind, word = kinds & 15, words[len(found)]
-        if kind == POSITION:
-            found.append(labels[word])
-        elif kind == FUNCTION_KIND:
-            found.append(functions[word])
-        elif kind == SLOT:
-            found.append(Slot(word))
-        elif kind in (R, F):
-            found.append(Register("r" if kind == R else "f", word))
-        else:
-            found.append(word if kind == NUMBER else WIDE.unpack(WIDE_HALVES.pack(*words[4:6]))[0])
-        kinds >>= 4
-    return found
-
-
-def spans(allowed: Allowed) -> tuple[tuple[int, int], ...]:
-    """Numbers as spans in order."""
-    if isinstance(allowed, int):
-        return ((allowed, allowed),)
-    if isinstance(allowed, tuple):
-        low, high = allowed
-        return ((low, high),)
-    found: list[tuple[int, int]] = []
-    for number in sorted(set(allowed)):
-        if found and found[-1][1] == number - 1:
-            found[-1] = found[-1][0], number
-        else:
-            found.append((number, number))
-    return tuple(found)
-
-
-def wrong(what: str, value: object, allowed: object) -> OperandError:
-    """A description that does not fit together."""
-    return OperandError(
-        f"{what}: {value!r}; give {allowed}", op="", operand=what, value=value, allowed=allowed
-    )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cnp.bytecode import (
+from cnp.bytecode_rules import (
     Begin,
-    Bytecode,
     Call,
+    Firsts,
     Given,
     Goal,
     Instruction,
@@ -16,8 +16,10 @@ from cnp.bytecode import (
     Map,
     Number,
     Pool,
+    Pools,
     Rule,
     SlotOf,
+    Tabled,
     Translated,
     signed64,
     spans,
@@ -25,14 +27,15 @@ from cnp.bytecode import (
 from cnp.emit import POSITION, RECORD
 from cnp.operands import Slot
 
-Pools = Mapping[str, Mapping[int, int]]
+if TYPE_CHECKING:
+    from cnp.bytecode import Bytecode
 
 
-def translate(bytecode: Bytecode, code: bytes, pools: Pools, position: int, label: int) -> Translated:
+def translate(bytecode: Bytecode, code: bytes, pools: Pools, firsts: Firsts) -> Translated:
     """As `Bytecode.translate`."""
     program = Program(bytecode, code, pools)
     program.check()
-    return program.translate(position, label)
+    return program.translate(firsts)
 
 
 class Program:
@@ -116,8 +119,9 @@ class Program:
 
     # ---- translate
 
-    def translate(self, position: int, label: int) -> Translated:
+    def translate(self, firsts: Firsts) -> Translated:
         """The records. Until all places are known, positions in them are places of instructions."""
+        self.firsts, (position, label, _) = firsts, firsts
         functions = {index: number for number, index in enumerate(sorted(self.called))}
         records: list[bytes] = []
         places = [0] * self.count
@@ -170,7 +174,12 @@ class Program:
         if isinstance(operand, Map):
             return operand.values[fields[operand.field]]
         if isinstance(operand, Pool):
-            return signed64(self.pools[operand.name][fields[operand.field]])
+            pool = self.pools[operand.name]
+            key = fields[operand.field]
+            if operand.tabled:
+                first = self.bytecode.first_number(operand.name, self.pools, self.firsts.number)
+                return Tabled(first + list(pool).index(key))
+            return signed64(pool[key])
         if isinstance(operand, Goal):
             return function if operand.function else Instruction(goal)
         return operand

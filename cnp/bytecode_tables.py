@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from cnp import emit
-from cnp.bytecode import (
+from cnp.bytecode_rules import (
     RULES,
     SIZE,
     TARGET,
     Begin,
     Bits,
-    Bytecode,
     Call,
+    Firsts,
     Goal,
     Map,
     Number,
     Pool,
+    Pools,
     Rule,
     SlotOf,
     Step,
@@ -28,7 +28,9 @@ from cnp.bytecode import (
 )
 from cnp.errors import OperandError, StateError
 
-Pools: TypeAlias = Mapping[str, Mapping[int, int]]
+if TYPE_CHECKING:
+    from cnp.bytecode import Bytecode
+
 CALLED = 1 << 31  #: in a place: a function begins there
 CONSTANT, FIELD, MAP, POOL, TO_TARGET, TO_FUNCTION = range(6)
 ROWS = ("fields", "spans", "limits", "maps", "sources", "steps", "rules")
@@ -127,7 +129,8 @@ class Tables:
             return {"from": MAP, "field": field, "first": first, "count": count}
         if isinstance(operand, Pool):
             number = self.bytecode.pools.index(operand.name)
-            return {"from": POOL, "kind": emit.NUMBER, "field": self.numbers[operand.field], "first": number}
+            kind = emit.TABLED if operand.tabled else emit.NUMBER
+            return {"from": POOL, "kind": kind, "field": self.numbers[operand.field], "first": number}
         if isinstance(operand, (Number, SlotOf)):
             high = operand.high if isinstance(operand, Number) else None
             return {
@@ -144,9 +147,9 @@ class Tables:
         """As `Bytecode.check`."""
         return Translation(self, code, pools)
 
-    def translate(self, code: bytes, pools: Pools, position: int, label: int) -> Translated:
+    def translate(self, code: bytes, pools: Pools, firsts: Firsts) -> Translated:
         """As `Bytecode.translate`."""
-        return self.check(code, pools).records(position, label)
+        return self.check(code, pools).records(firsts)
 
 
 class Translation:
@@ -158,16 +161,20 @@ class Translation:
         self._evidence = ffi.new("struct cnp_evidence *")
         self._job = job = ffi.new("struct cnp_translation *")
         self._places = ffi.new("struct cnp_place[]", self.bytecode.words_of(code))
-        self._held = [ffi.from_buffer(code), *self._pools(pools)]
+        self._pools = pools
+        self._rows, held = self._pool_rows()
+        self._held = [ffi.from_buffer(code), *held]
         job.code, job.words, job.places = self._held[0], len(self._places), self._places
         if pools:
-            job.pools = self._held[-1]
+            job.pools = self._rows
         self._check(tables.lib.cnp_bytecode_check(tables.table, job, self._evidence))
 
-    def records(self, position: int, label: int) -> Translated:
+    def records(self, firsts: Firsts) -> Translated:
         """What it becomes."""
         ffi, lib, job = self.tables.ffi, self.tables.lib, self._job
-        job.first_position, job.first_label = position, label
+        job.first_position, job.first_label = firsts.position, firsts.label
+        for row, name in zip(self._rows, self._pools, strict=True):
+            row.first = self.bytecode.first_number(name, self._pools, firsts.number)
         records, begins = bytearray(SIZE * job.most), ffi.new("struct cnp_begin[]", job.functions)
         room = ffi.from_buffer("struct cnp_record[]", records)
         job.records, job.begins = room, begins
@@ -178,14 +185,16 @@ class Translation:
         positions = memoryview(ffi.buffer(self._places)).cast("I")[1::2]
         return Translated(memoryview(records)[: SIZE * job.count], positions, found)
 
-    def _pools(self, pools: Pools) -> list[Any]:
-        """`struct cnp_pool` of each, the last item; those before it are what they point to."""
+    def _pool_rows(self) -> tuple[Any, list[Any]]:
+        """`struct cnp_pool` of each, and what they point to."""
         held, rows, new = [], [], self.tables.ffi.new
-        for pool in pools.values():
-            keys = sorted(pool)
-            held += [new("int64_t[]", keys), new("int64_t[]", [signed64(pool[key]) for key in keys])]
-            rows.append((held[-2], held[-1], len(keys)))
-        return [*held, new("struct cnp_pool[]", rows)] if rows else []
+        for pool in self._pools.values():
+            held += [
+                new("int64_t[]", list(pool)),
+                new("int64_t[]", [signed64(value) for value in pool.values()]),
+            ]
+            rows.append((held[-2], held[-1], len(pool), 0))
+        return new("struct cnp_pool[]", rows), held
 
     def _escape(self, records: bytearray) -> None:
         """Write what a rule's callable gives for the instruction that the core stands at."""

@@ -10,3 +10,4 @@
 #include "relax.c"
 #include "patch.c"
 #include "bytecode.c"
+#include "bytecode_tables.c"

@@ -268,7 +268,7 @@ enum cnp_from {
     CNP_FROM_CONSTANT, /* kind, base */
     CNP_FROM_FIELD,    /* kind, base + scale * field */
     CNP_FROM_MAP,      /* what the map from `first` on has at the field's value, which is below `count` */
-    CNP_FROM_POOL,     /* the number that pool `first` of this translation has for the field's value */
+    CNP_FROM_POOL,     /* the number that pool `first` of this translation has for the field's value; kind: NUMBER or TABLED */
     CNP_FROM_TARGET,   /* the operation at which the instruction begins that this one goes to */
     CNP_FROM_FUNCTION  /* the function that begins there */
 };
@@ -305,8 +305,9 @@ struct cnp_bytecode {
     uint32_t fields_count, spans_count, limits_count, maps_count, sources_count, steps_count, rules_count, pools_count;
 };
 
-/* Numbers by the values of a field; keys go up. */
-struct cnp_pool { const int64_t *keys, *values; size_t count; };
+/* Numbers by the values of a field; keys go up. first: of the program's numbers (cnp_number) the one that the first value is,
+   where operands are TABLED. */
+struct cnp_pool { const int64_t *keys, *values; size_t count; uint32_t first; };
 
 /* Which rule an instruction breaks, in `what` of the evidence. Further evidence: index, its place; op, its opcode; operand, the
    field, the pool or the source; value. */

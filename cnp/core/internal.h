@@ -71,6 +71,7 @@ struct form {
     const struct cnp_ties *ties;
     uint32_t bound, veneers, row; /* bytes at most, stubs included; veneers at most; its row in the file */
     uint8_t blocks, far, goes_on;
+    uint8_t even;                      /* its hot blocks leave no gaps */
     uint8_t plain;                     /* no layout of its own: one block, whose only exits are the next operation and one jump */
     uint8_t leaves, leave[3];          /* its stubs, in the order in which they are asked for */
     uint8_t shared;                    /* it asks for constants, literals, imports or routines */
@@ -170,9 +171,10 @@ struct cnp_program {
     size_t count, room;
     struct list functions, labels, cells, cell_places, tables, table_labels, numbers, jumps;
     uint32_t symbols, limit; /* limit: the last slot of the present function */
-    size_t special;          /* operations that are not plain, or that name things */
+    struct list specials;    /* operations that are not plain, or that name things */
     uint64_t hot_bound;      /* bytes of their code at most */
-    bool planned, settled, fast;
+    bool planned, settled;
+    bool fast; /* one chunk without gaps between hot blocks, in which no jump needs help but those that grow */
     bool moved; /* offsets and forms are those of a settled image, not of short variants one behind the other */
     /* made by cnp_plan */
     uint64_t bound, base, data_base, island;

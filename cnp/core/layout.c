@@ -7,8 +7,8 @@
               constants by falling alignment, literals, tables
        data   cells
 
-   A program whose operations are all plain and within reach needs none of that but the routines: there only its jumps are
-   looked at (relax.c). */
+   In a program that is one chunk, only special operations have more than a hot block; the lengths of its jumps are
+   chosen without looking at the others (relax.c). */
 
 /* ---- what belongs to the image */
 
@@ -216,38 +216,35 @@ static int new_cluster(struct cnp_program *p, uint32_t hot)
     return add(p, &p->chunks, &chunk, sizeof chunk, NULL);
 }
 
+/* A program that is one chunk: plain operations have nothing to be collected. */
+static int collect_specials(struct cnp_program *p)
+{
+    int status = CNP_OK;
+    AT(p->chunks, struct cluster, 0).bound = p->hot_bound;
+    for (size_t i = 0; i < p->specials.count && !status; i++)
+        status = collect_op(p, AT(p->specials, uint32_t, i), 0);
+    return status;
+}
+
 static int collect_ops(struct cnp_program *p)
 {
     const struct block *veneer = &p->library->veneer;
     const uint64_t each = veneer->size + veneer->align - 1;
-    uint64_t total = 0;
-    for (size_t i = 0; i < p->count; i++)
-        total += form_of(p, i)->bound;
-    p->island = p->library->tables.island && total > p->library->tables.island ? p->library->tables.island : 0;
+    const uint64_t island = p->library->tables.island;
+    p->island = island && p->hot_bound > island ? island : 0;
     int status = new_cluster(p, 0);
+    if (!p->island)
+        return status ? status : collect_specials(p);
     for (size_t i = 0; i < p->count && !status; i++) {
         const struct form *form = form_of(p, i);
-        uint64_t size = form->bound + (p->island ? each * form->veneers : 0);
-        if (p->island && AT(p->chunks, struct cluster, p->chunks.count - 1).bound + size > p->island)
+        uint64_t size = form->bound + each * form->veneers;
+        if (AT(p->chunks, struct cluster, p->chunks.count - 1).bound + size > p->island)
             status = new_cluster(p, (uint32_t)i);
         if (!status) {
             AT(p->chunks, struct cluster, p->chunks.count - 1).bound += size;
             status = collect_op(p, i, (uint32_t)p->chunks.count - 1);
         }
     }
-    return status;
-}
-
-/* A program of plain operations that reach each other: one chunk, known already. */
-static int collect_plain(struct cnp_program *p)
-{
-    const uint64_t island = p->library->tables.island;
-    if (island && p->hot_bound > island)
-        return collect_ops(p);
-    p->island = 0;
-    int status = new_cluster(p, 0);
-    if (!status)
-        AT(p->chunks, struct cluster, 0).bound = p->hot_bound;
     return status;
 }
 
@@ -380,20 +377,30 @@ static int check_functions(const struct cnp_program *p, struct cnp_evidence *evi
     return CNP_OK;
 }
 
-/* The positions that plain jumps go to, checked; the rest of the operations only where there are some that are not plain. */
+/* The first operation behind a function. */
+static size_t end_of(const struct cnp_program *p, size_t function)
+{
+    return function + 1 < p->functions.count ? AT(p->functions, struct function, function + 1).begin : p->count;
+}
+
+/* The positions that jumps go to, checked, and what else operations name. The first of both that is refused counts. */
 static int check_program(struct cnp_program *p, struct cnp_evidence *evidence)
 {
-    int status = CNP_OK;
-    if (p->special) {
-        for (size_t i = 0; i < p->count && !status; i++)
-            status = check_places(p, i, evidence);
-    }
-    const uint32_t count = (uint32_t)p->count;
+    const uint32_t *specials = p->specials.data;
     struct jump *jumps = p->jumps.data;
-    for (size_t k = 0; k < p->jumps.count && !status; k++) {
+    int status = CNP_OK;
+    size_t s = 0, function = 0;
+    for (size_t k = 0; k <= p->jumps.count && !status; k++) {
+        const uint32_t op = k < p->jumps.count ? jumps[k].op : (uint32_t)p->count;
+        for (; s < p->specials.count && specials[s] < op && !status; s++)
+            status = check_places(p, specials[s], evidence);
+        if (k == p->jumps.count || status)
+            break;
+        while (end_of(p, function) <= op)
+            function++;
         int64_t goal = jumps[k].is_label ? AT(p->labels, int64_t, jumps[k].target) : (int64_t)jumps[k].target;
-        if (UNLIKELY((uint64_t)goal >= count || p->functions.count > 1))
-            status = check_places(p, jumps[k].op, evidence);
+        if (UNLIKELY(goal < AT(p->functions, struct function, function).begin || (uint64_t)goal >= end_of(p, function)))
+            status = check_places(p, op, evidence);
         jumps[k].goal = (uint32_t)goal;
     }
     return status ? status : check_functions(p, evidence);
@@ -407,11 +414,13 @@ static bool reaches_all(const struct cnp_program *p, const struct cnp_field *fie
     return field->formula == CNP_RELATIVE && field->low < 0 && least >= p->bound;
 }
 
-/* Whether the layout has nothing to decide but the lengths of plain jumps. */
+/* Whether hot blocks leave no gaps, and what is common to all programs always reaches. */
 static bool is_fast(const struct cnp_program *p)
 {
     const struct cnp_tables *t = &p->library->tables;
-    bool fast = !p->special && !p->island && !p->library->regions && p->count;
+    bool fast = !p->island && !p->library->regions && p->count;
+    for (size_t i = 0; i < p->specials.count && fast; i++)
+        fast &= form_of(p, AT(p->specials, uint32_t, i))->even;
     for (size_t i = 0; i < p->routines.count && fast; i++) {
         const struct block *block = AT(p->routines, struct piece, i).block;
         for (uint32_t k = 0; k < block->holes; k++) {
@@ -460,10 +469,8 @@ int cnp_plan(struct cnp_program *p, const uint32_t *roots, size_t count, struct 
     status = begin_plan(p);
     for (size_t i = 0; i < count && !status; i++)
         status = roots[i] < p->library->tables.routines_count ? need_routine(p, roots[i], 0) : CNP_NO_OPERATION;
-    if (!status && p->special)
+    if (!status)
         status = collect_ops(p);
-    else if (!status)
-        status = collect_plain(p);
     if (!status)
         status = collect_routines(p);
     if (status)

@@ -272,10 +272,11 @@ static int write_chunk(const struct cnp_program *p, size_t number, uint8_t *code
     int status = CNP_OK;
     if (number + 1 == p->chunks.count) {
         status = write_pieces(p, &p->routines, 0, p->routines.count, routines, code, done, evidence);
-    } else if (p->fast) {
-        *done = p->offsets[p->count];
     } else {
-        fill_hot_gaps(p, chunk, code, done);
+        if (p->fast)
+            *done = p->offsets[p->count];
+        else
+            fill_hot_gaps(p, chunk, code, done);
         status = write_pieces(p, &p->cold, chunk->cold, chunk[1].cold, cold, code, done, evidence);
         if (!status)
             status = write_pieces(p, &p->stubs, chunk->stub, chunk[1].stub, stubs, code, done, evidence);

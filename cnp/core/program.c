@@ -13,7 +13,7 @@ int cnp_program_open(struct cnp_program **program, struct cnp_library *library, 
 
 /* Every list of a program. */
 #define LISTS(do_) \
-    do_(functions) do_(labels) do_(cells) do_(cell_places) do_(tables) do_(table_labels) do_(numbers) do_(jumps) \
+    do_(functions) do_(labels) do_(cells) do_(cell_places) do_(tables) do_(table_labels) do_(numbers) do_(jumps) do_(specials) \
     do_(chunks) do_(cold) do_(stubs) do_(routines) do_(veneers) do_(constants) do_(literals) do_(used_tables) \
     do_(seen) do_(imports) do_(wanted) do_(exits) do_(found) do_(fresh) do_(detours) do_(veneer_map) do_(todo) \
     do_(routine_index) do_(constant_index) do_(literal_map) do_(import_address) do_(symbol_address)
@@ -39,7 +39,7 @@ void cnp_reset(struct cnp_program *program)
 #define EMPTY(list) program->list.count = 0;
     LISTS(EMPTY)
 #undef EMPTY
-    program->count = program->special = 0;
+    program->count = 0;
     program->hot_bound = 0;
     program->symbols = program->limit = 0;
     program->planned = program->settled = program->moved = false;
@@ -334,8 +334,13 @@ int cnp_append(struct cnp_program *program, const void *records, size_t count, s
                 break;
         }
         record->form = choice->form;
-        program->special += !choice->plain || shape->things;
         program->offsets[program->count] = offset;
+        if (!choice->plain || shape->things) {
+            uint32_t position = (uint32_t)program->count;
+            status = add(program, &program->specials, &position, sizeof position, NULL);
+            if (status)
+                break;
+        }
         if (choice->jump) {
             status = note_jump(program, op, choice, record);
             if (status)

@@ -1,8 +1,9 @@
-/* The lengths of plain jumps, without looking at anything else: in a program of plain operations only they change.
+/* The lengths of jumps in a program that is one chunk. If all its operations are plain, only their jumps are looked at:
 
    All jumps begin short. Those that do not reach become long, and push others out of reach: a jump that reached stays in
    question as long as there are short ones between it and its goal. A round judges each by what was long before it, as
-   those of settle.c do, and the end is the same. */
+   those of settle.c do, and the end is the same. Where there are special operations, a round looks at their exits too, and
+   moves what lies behind. */
 
 /* Bytes by which the jumps between a jump and its goal have grown before this round; open: whether some may still. */
 static uint32_t growth_between(const struct jump *jumps, size_t count, size_t k, unsigned round, bool *open)
@@ -100,11 +101,116 @@ static int settle_rest(struct cnp_program *p)
     p->veneers.count = 0;
     p->offsets[p->count] = p->offsets[p->count - 1] + last->size;
     uint64_t address = p->base + p->offsets[p->count];
-    int status = place_list(p, &p->routines, 0, p->routines.count, &address);
+    struct list *lists[] = {&p->cold, &p->stubs, &p->routines};
+    int status = CNP_OK;
+    for (unsigned i = 0; i < 3 && !status; i++)
+        status = place_list(p, lists[i], 0, lists[i]->count, &address);
     if (status)
         return status;
     p->end = (uint32_t)(place_data(p, address) - p->base);
     return CNP_OK;
+}
+
+/* ---- with special operations */
+
+/* Their exits, and those of their pieces. */
+static int special_exits(struct cnp_program *p)
+{
+    const uint32_t cold = (uint32_t)p->count, pieces = (uint32_t)(p->cold.count + p->stubs.count);
+    int status = CNP_OK;
+    p->exits.count = 0;
+    for (size_t i = 0; i < p->specials.count && !status; i++) {
+        uint32_t op = AT(p->specials, uint32_t, i);
+        if (!form_of(p, op)->plain)
+            status = add_exits(p, &p->exits, op, kept(block_of(p, op), op + 1 < cold));
+    }
+    for (uint32_t i = 0; i < pieces && !status; i++)
+        status = add_exits(p, &p->exits, cold + i, NONE);
+    return status;
+}
+
+/* Plain jumps that do not reach become long; those that do are left in the list. */
+static bool lengthen_jumps(struct cnp_program *p, uint32_t *pending, size_t *count)
+{
+    size_t left = 0;
+    for (size_t i = 0; i < *count; i++) {
+        struct jump *jump = &AT(p->jumps, struct jump, pending[i]);
+        int64_t value = distance(p, jump);
+        if (value >= INT8_MIN && value <= INT8_MAX) {
+            pending[left++] = pending[i];
+            continue;
+        }
+        jump->far = 1, p->records[jump->op].form |= FAR;
+        AT(p->fresh, uint32_t, jump->op) = p->rounds + 1;
+    }
+    bool changed = left < *count;
+    *count = left;
+    return changed;
+}
+
+/* What became long in this round moves everything behind it. */
+static void push_fresh(struct cnp_program *p)
+{
+    const uint32_t *fresh = p->fresh.data, round = p->rounds + 1;
+    uint32_t grown = 0;
+    for (size_t op = 0; op < p->count; op++) {
+        p->offsets[op] += grown;
+        if (UNLIKELY(fresh[op] == round)) {
+            const struct cnp_record *record = &p->records[op];
+            const struct variant *near = &operation_of(p->library, record->op)->variants[2 * (record->form & ~FAR)];
+            grown += near[1].size - near[0].size;
+        }
+    }
+}
+
+/* done: false where settle.c must decide, because it takes too many rounds, or a veneer. */
+static int settle_specials(struct cnp_program *p, bool *done)
+{
+    size_t count = 0;
+    p->todo.count = 0;
+    uint32_t *pending = reserve(p->library, &p->todo, sizeof *pending, p->jumps.count + 1);
+    if (!pending || !set_of(p->library, &p->fresh, 4 * p->count))
+        return CNP_NO_MEMORY;
+    for (size_t k = 0; k < p->jumps.count; k++) {
+        struct jump *jump = &AT(p->jumps, struct jump, k);
+        jump->far = 0;
+        if (jump->near->jump_size == 1)
+            pending[count++] = (uint32_t)k;
+    }
+    for (size_t i = 0; i < p->cold.count; i++)
+        AT(p->cold, struct piece, i).block = &form_of(p, AT(p->cold, struct piece, i).op)->block[0][1];
+    p->moved = true, p->rounds = 0, p->detours_used = 0;
+    int status = settle_rest(p);
+    if (!status)
+        status = special_exits(p);
+    for (; !status && p->rounds < ROUNDS; p->rounds++) {
+        bool changed, jumps = lengthen_jumps(p, pending, &count);
+        status = any_misses(p) ? lengthen(p, 0, &changed) : (changed = false, CNP_OK);
+        if (p->veneers.count)
+            return status;
+        if (!changed && !jumps)
+            return *done = true, status;
+        push_fresh(p);
+        if (!status)
+            status = settle_rest(p);
+    }
+    return status;
+}
+
+/* The layout of a program that is one chunk. */
+static int settle_quickly(struct cnp_program *p)
+{
+    bool done = false;
+    int status = CNP_OK;
+    if (p->specials.count)
+        status = settle_specials(p, &done);
+    else if ((done = relax(p)))
+        status = settle_rest(p);
+    if (done || status)
+        return status;
+    if (p->moved)
+        restore(p);
+    return settle_slowly(p);
 }
 
 /* ---- settle */
@@ -152,7 +258,7 @@ int cnp_settle(struct cnp_program *p, uint64_t base, uint64_t data_base, const u
     if (!status)
         status = copy_addresses(p, &p->symbol_address, symbols, p->symbols);
     if (!status)
-        status = p->fast && relax(p) ? settle_rest(p) : settle_slowly(p);
+        status = p->fast ? settle_quickly(p) : settle_slowly(p);
     if (status)
         return fail(evidence, status, (size_t)-1, 0);
     p->settled = true, *size = p->end;

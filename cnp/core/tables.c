@@ -125,12 +125,18 @@ static void count_block(const struct cnp_library *library, const struct block *b
         *veneers += library->tables.fields[block->hole[i].field].jump;
 }
 
+/* Whether blocks like this one leave no gaps between them. */
+static bool is_even(const struct cnp_library *library, const struct block *block)
+{
+    const uint32_t align = library->tables.code_align;
+    return (block->align == 1 || align % block->align == 0) && block->size % align == 0 && block->tail % align == 0;
+}
+
 /* Whether control may go somewhere else than on or to one label; notes the stubs and what is shared. */
 static bool is_plain(const struct cnp_library *library, struct form *form, const struct block *block)
 {
     const struct cnp_tables *t = &library->tables;
-    bool plain = form->blocks == 1 && (block->align == 1 || t->code_align % block->align == 0) &&
-                 block->size % t->code_align == 0;
+    bool plain = form->blocks == 1 && is_even(library, block);
     uint32_t targets = 0;
     for (uint32_t i = 0; i < block->holes; i++) {
         const struct hole *hole = &block->hole[i];
@@ -195,6 +201,7 @@ static int count_form(struct cnp_library *library, struct form *form, struct cnp
             return bad(evidence, "stubs", form->leave[k]);
         count_block(library, &library->routines[stub], &form->bound, &form->veneers);
     }
+    form->even = is_even(library, &form->block[0][0]) && is_even(library, &form->block[1][0]);
     form->plain = !form->leaves && is_plain(library, form, &form->block[0][0]) &&
                   is_plain(library, form, &form->block[1][0]);
     return CNP_OK;

@@ -4,7 +4,9 @@ ebpf.c        the operations, in C
 isa.py        instructions: their encoding and the table of what there is
 verify.py     what is refused before anything is compiled
 elf.py        objects of clang -target bpf -> bytecode and data
-translate.py  instructions -> operations
+table.py      which operations each of them becomes
+translate.py  programs -> operations
+quick.py      bytes -> a callable by the core in C
 program.py    Program: what a user holds
 here.py       running in this process; memory.py: buffers, and what helpers may touch
 stops.py      traps -> errors

@@ -227,9 +227,9 @@ CNP_OP(call_register, in(u64, number))
     return NEXT;
 }
 /* A legacy load: as a helper, from the packet that r6 is of. All ones: the packet has no such bytes, which ends the program. */
-CNP_OP(load_packet, imm(u64, f), in(u64, at), imm(u32, offset), imm(u32, size))
+CNP_OP(load_packet, imm(u64, f), in(u64, at), imm(u32, offset), imm(u32, size), in(u64, packet))
 {
-    s->r0 = ((u64 (*)(u64, u64, u64))f)((u32)(at + offset), size, s->r6);
+    s->r0 = ((u64 (*)(u64, u64, u64))f)((u32)(at + offset), size, packet);
     return NEXT;
 }
 CNP_OP(end_if, in(u64, a), imm(u64, ending, 0, -1)) { return a == ending ? TRAP(ENDED) : NEXT; }

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
-from cnp import native
+from cnp import link, native
 from cnp.code import Code
 from cnp.ebpf.memory import Memory, accessible, address_of, hold
 from cnp.ebpf.program import Program
@@ -47,8 +48,9 @@ class Function:
             self._fast = self._quick.callable() if self._quick else self._made_callable()
 
     def _compiled(self) -> Compiled | None:
-        """The program by way of the core in C; None: there is none, or operations have to be composed."""
-        if native.core_module is None:
+        """The program by way of the core in C; None: there is none, operations have to be composed, or somebody wants to see
+        code as what it was made of (cnp/debug)."""
+        if native.core_module is None or link.watchers or os.environ.get("CNP_DEBUG"):
             return None
         try:
             return Compiled(self.program, self.options, self._places)

@@ -15,10 +15,11 @@ from cnp import native
 from cnp.assembler import Function as Label
 from cnp.assembler import Program as Operations
 from cnp.assembler import Slot
-from cnp.bytecode import Labelled, Step
+from cnp.bytecode import Step
+from cnp.bytecode_rules import Labelled
 from cnp.ebpf.isa import R10, SIZE
 from cnp.ebpf.stops import MAIN, stopped
-from cnp.ebpf.table import HELPERS, PACKET, Options
+from cnp.ebpf.table import BASE, HELPERS, PACKET, Options
 from cnp.ebpf.translate import PACKETS, Places, Positions, described, entry, entry_base, relocated, vocabulary
 from cnp.ebpf.verify import MOST
 from cnp.emit import Batch
@@ -49,7 +50,8 @@ class Compiled:
         self.library = library = vocabulary("host")
         base = entry_base(len(places.data), options.depth)
         self.entry = Label(MAIN, Operations(library), None, True, frame=base + 8)
-        self.needs = Needs(library.header_size + base, base + 8, native_frame(library))
+        largest = max(base, BASE)  # of the slots at which a callee's frame begins
+        self.needs = Needs(library.header_size + largest, largest + 8, native_frame(library))
         batch = kept_batch(library)
         code = relocated(program.image.code, program.image.relocations, places.data)
         takes_r10 = MENTIONS_R10.search(code[1::SIZE]) is not None

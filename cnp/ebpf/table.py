@@ -166,7 +166,7 @@ class Rules:
 
     def packet(self, spec: Spec) -> Iterator[Case]:
         at, steps = (SRC, ()) if "src" in spec.uses else (SCRATCH, (("i64_move", SCRATCH, 0),))
-        load = (spec.op, Pool(PACKET, "opcode"), at, Number("unsigned"), spec.bits // 8)
+        load = (spec.op, Pool(PACKET, "opcode", tabled=True), at, Number("imm"), spec.bits // 8, R6)
         yield {}, (*steps, load, ("end_if", R0, -1))
 
     # ---- memory
