@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 from cnp import native
@@ -70,6 +71,15 @@ def core() -> tuple[Any, Any]:
 # ---- the library
 
 
+def closing(lib: Any, library: Any, users: list[bool], close: Any, handle: Any) -> None:
+    """Free a program or a library, whichever the garbage collector finalizes first: programs take the library's allocator
+    until the end, so that it goes with its last user."""
+    if close:
+        close(handle)
+    if users.pop():
+        lib.cnp_library_close(library)
+
+
 class CoreLibrary:
     """The tables of a library as the core has them. It keeps what they point to."""
 
@@ -85,7 +95,9 @@ class CoreLibrary:
         self.names = library.operations
         self.numbers = {name: index for index, name in enumerate(self.names)}
         self.check(self.lib.cnp_library_open(place, tables, heap, self.evidence))
-        self.handle = self.ffi.gc(place[0], self.lib.cnp_library_close)
+        self.users = [True]  # itself, then a False for each program
+        self.close = partial(closing, self.lib, place[0], self.users)
+        self.handle = self.ffi.gc(place[0], partial(self.close, None))
 
     def _hold(self, value: Any) -> Any:
         self._keep.append(value)
@@ -243,7 +255,8 @@ class Batch:
         self._ffi, self._lib = self.library.ffi, self.library.lib
         place = self._ffi.new("struct cnp_program **")
         self.library.check(self._lib.cnp_program_open(place, self.library.handle, self.library.evidence))
-        self._handle = self._ffi.gc(place[0], self._lib.cnp_program_close)
+        self.library.users.append(False)
+        self._handle = self._ffi.gc(place[0], partial(self.library.close, self._lib.cnp_program_close))
         self._done = self._ffi.new("size_t *")
         self._number = self._ffi.new("uint32_t *")
         self._size = self._ffi.new("uint64_t *")

@@ -87,7 +87,7 @@ def test_every_block_runs(
 def test_pages_that_are_walked() -> None:
     """No page for newcomers is left out."""
     found = {page.name for page in PAGES if page.name.startswith(("tutorial", "coming-from"))}
-    assert found == set(WALKED)
+    assert found <= set(WALKED)
 
 
 @checkout
