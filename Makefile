@@ -33,6 +33,7 @@ make_venv = $(PYTHON) -m venv --clear $(1) >/dev/null 2>&1 || { \
 .PHONY: run test test-sources test-wheel check figures soak clean stencils programs
 
 run: stencils
+	@echo "== the C of examples/ebpf, compiled to eBPF by clang and to machine code by cnp:"; $(BIN)/python examples/run_ebpf.py
 	@echo "== $(EXAMPLE), compiled for this machine:"; $(BIN)/cnp run --time $(EXAMPLE)
 	@echo "== the interpreter of the same operations:"; $(BIN)/cnp run --time --interpret $(EXAMPLE) >/dev/null
 

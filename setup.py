@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say: the C core, the folder `stencils` as a package, and files built by clang.
+"""What pyproject.toml cannot say: the C core, folders elsewhere as packages, and files built by clang.
 
 The wheel's build runs build_stencils.py for all targets, so that a machine without clang gets them installed. The
 core is compiled by the system's C compiler, or by the one in the ziglang wheel where there is none.
@@ -49,8 +49,8 @@ class BuildWithAnyCompiler(build_ext):
 
 
 setup(
-    packages=[*find_packages(include=["cnp", "cnp.*"]), "cnp.stencils"],
-    package_dir={"cnp.stencils": "stencils"},
+    packages=[*find_packages(include=["cnp", "cnp.*"]), "cnp.stencils", "cnp.bench.programs"],
+    package_dir={"cnp.stencils": "stencils", "cnp.bench.programs": "examples/ebpf"},
     cffi_modules=["cnp/_core_build.py:ffibuilder"],
     cmdclass={"build_py": BuildWithStencils, "build_ext": BuildWithAnyCompiler},
     options={

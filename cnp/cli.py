@@ -15,6 +15,7 @@ import click
 
 from cnp import __version__
 from cnp.bench.command import bench
+from cnp.bench.ebpf_command import ebpf
 from cnp.bench.emission_command import emission, report
 from cnp.ebpf.command import disasm, plugin
 from cnp.errors import CnpError, LibraryError
@@ -299,6 +300,7 @@ def clear_cache() -> None:
     click.echo(f"{len(gone)} files, {sum(item.bytes for item in gone):,} bytes deleted from {cache.folder()}")
 
 
+bench.add_command(ebpf)
 bench.add_command(emission)
 bench.add_command(report)
 cli.add_command(bench)

@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cnp import runtime
 from cnp.bench import opponents
@@ -63,7 +64,7 @@ class Goal:
     bound: float
     most: bool = True
 
-    def mean(self, rows: Sequence[Row]) -> float | None:
+    def mean(self, rows: Sequence[Any]) -> float | None:
         """The geometric mean over the rows that have both figures."""
         pairs = [(getattr(row, self.figure), getattr(row, self.by)) for row in rows]
         logarithms = [math.log(a / b) for a, b in pairs if a and b]

@@ -110,7 +110,14 @@ typedef u16 any16 __attribute__((aligned(1), may_alias));
 typedef u32 any32 __attribute__((aligned(1), may_alias));
 typedef u64 any64 __attribute__((aligned(1), may_alias));
 #define READ(memory, bits, address) ((memory)SWAP##bits(*(const any##bits *)(address)))
-#define WRITE(bits, address, value) (*(any##bits *)(address) = SWAP##bits((u##bits)(value)))
+/* The words of the state that lie in the frame are in no program's memory: without being told, the compiler would read
+ * them before each store and write them back after it. */
+#define WRITE(bits, address, value)                                                                                     \
+    do {                                                                                                                \
+        any##bits *place = (any##bits *)(address);                                                                      \
+        __builtin_assume_separate_storage(place, s->cnp_frame);                                                         \
+        *place = SWAP##bits((u##bits)(value));                                                                          \
+    } while (0)
 
 /* Where a program may go: size bytes from low on. What follows the last of them is no region but their END. */
 struct region { u64 low, size, access; };
@@ -151,7 +158,7 @@ CHECK(store, WRITABLE)
     CNP_OP(name, in(u64, base), imm(disp, offset), in(u64, a, i32))                                                     \
     { WRITE(bits, base + offset, a); return NEXT; }                                                                     \
     CNP_OP(name##_stack, imm(disp, offset), in(u64, a, i32))                                                            \
-    { WRITE(bits, s->cnp_frame + offset, a); return NEXT; }
+    { WRITE(bits, (u64)s->cnp_frame + offset, a); return NEXT; }
 LOAD(ldxb, u64, u8, 8)
 LOAD(ldxh, u64, u16, 16)
 LOAD(ldxw, u64, u32, 32)

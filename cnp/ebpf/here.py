@@ -10,7 +10,7 @@ from typing import Any
 
 from cnp import link, native
 from cnp.code import Code
-from cnp.ebpf.memory import Memory, accessible, address_of, hold
+from cnp.ebpf.memory import Memory, accessible, address_of, hold, placed
 from cnp.ebpf.program import Program
 from cnp.ebpf.quick import Compiled
 from cnp.ebpf.stops import MAIN, stopped
@@ -82,8 +82,7 @@ class Function:
             raise OperandError(
                 "fuel needs code with polls", op="", operand="fuel", value=fuel, allowed="polls=True"
             )
-        held = hold(memory)
-        place, size = (address_of(held), len(held)) if len(held) else (0, 0)
+        _held, place, size = placed(memory)  # held until the run is over
         if self._fast is None or fuel is not None:
             return self._run(place, size, fuel)
         try:

@@ -21,6 +21,7 @@ from cnp.errors import OperandError, StateError
 from cnp.frame import FrameImage
 
 _ffi = FFI()
+_Byte = ctypes.c_ubyte
 _END = 2  #: ends the table of regions
 
 
@@ -41,6 +42,16 @@ def hold(memory: Any) -> Any:
 def address_of(held: Any) -> int:
     """Where it lies."""
     return int(_ffi.cast("uintptr_t", held))
+
+
+def placed(memory: Any) -> tuple[object, int, int]:
+    """The same with its address and its bytes: (0, 0) where there are none. Most calls give a bytearray, for which this is
+    short."""
+    if type(memory) is bytearray and memory:
+        first = _Byte.from_buffer(memory)
+        return first, ctypes.addressof(first), len(memory)
+    held = hold(memory)
+    return held, *((address_of(held), len(held)) if len(held) else (0, 0))
 
 
 class Memory:
