@@ -19,6 +19,7 @@ PAGES = sorted([HOME / "README.md", *(HOME / "docs").glob("*.md")])
 #: Pages of which the tests run every block, also against the wheel.
 WALKED = (
     "tutorial.md",
+    "building-an-interpreter.md",
     "bytecode.md",
     "coming-from-dynasm.md",
     "coming-from-golang-asm.md",
