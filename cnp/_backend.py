@@ -30,6 +30,7 @@ class CallableSpec(NamedTuple):
     signature: Signature
     header_size: int
     state: bytes
+    places: tuple[int, ...]
     frame_bytes: int
     depth: int
     name: str

@@ -133,6 +133,7 @@ struct callable {
     entry *enter;
     void *code;
     const char *state, *types;
+    const int64_t *places; /* of the arguments, in bytes from slot 0: in slots or in the state */
     size_t state_size, header_size, frame_bytes; /* frame_bytes: all frames and headers, a multiple of 16 */
     Py_ssize_t arguments;
     uint32_t depth;
@@ -155,12 +156,11 @@ static inline PyObject *call_in(const struct callable *c, struct thread *t, char
                                 PyObject *const *args)
 {
     char *frame = memory + c->header_size;
-    uint64_t *slots = (uint64_t *)frame;
-    for (Py_ssize_t n = 0; n < c->arguments; n++)
-        if (unlikely(to_slot(c->types[n], args[n], &slots[n]) < 0))
-            return NULL;
     struct context context = {.fuel = QUANTUM_FIRST, .budget = -1, .quantum = QUANTUM_FIRST};
     memcpy(memory, c->state, c->state_size);
+    for (Py_ssize_t n = 0; n < c->arguments; n++)
+        if (unlikely(to_slot(c->types[n], args[n], (uint64_t *)(frame + c->places[n])) < 0))
+            return NULL;
     *header_of(frame) = (struct header){.depth = depth, .context = &context};
     enter_run(t, c->enter, frame, c->code, 1);
     if (unlikely(context.kind))
@@ -245,12 +245,12 @@ static PyType_Spec callable_spec = {
 static int read_spec(struct callable *c, PyObject *spec)
 {
     unsigned long long enter, code;
-    Py_ssize_t header_size, frame_bytes, depth, state_size, types_size;
-    PyObject *types, *state, *keepalive;
+    Py_ssize_t header_size, frame_bytes, depth, state_size, types_size, places_size;
+    PyObject *types, *state, *places, *keepalive;
     const char *name, *doc;
     char *text;
-    if (!PyArg_ParseTuple(spec, "KKSnSnnssOO:make_callable", &enter, &code, &types, &header_size, &state,
-                          &frame_bytes, &depth, &name, &doc, &c->failed, &keepalive))
+    if (!PyArg_ParseTuple(spec, "KKSnSSnnssOO:make_callable", &enter, &code, &types, &header_size, &state,
+                          &places, &frame_bytes, &depth, &name, &doc, &c->failed, &keepalive))
         return -1;
     if (PyBytes_AsStringAndSize(types, &text, &types_size) < 0)
         return -1;
@@ -264,9 +264,22 @@ static int read_spec(struct callable *c, PyObject *spec)
                         "header_size: a multiple of 16 with room for the state and 32 bytes");
         return -1;
     }
-    if (frame_bytes < header_size + (types_size - 1) * SLOT || frame_bytes > PY_SSIZE_T_MAX - CHUNK_LEAST) {
-        PyErr_SetString(PyExc_ValueError, "frame_bytes: header and arguments do not fit");
+    if (frame_bytes < header_size || frame_bytes > PY_SSIZE_T_MAX - CHUNK_LEAST) {
+        PyErr_SetString(PyExc_ValueError, "frame_bytes: the header does not fit");
         return -1;
+    }
+    places_size = PyBytes_Size(places);
+    c->places = (const int64_t *)PyBytes_AsString(places);
+    if (places_size != (types_size - 1) * (Py_ssize_t)sizeof *c->places) {
+        PyErr_SetString(PyExc_ValueError, "places: one for each argument");
+        return -1;
+    }
+    for (Py_ssize_t n = 0; n < types_size - 1; n++) {
+        int64_t place = c->places[n], end = place < 0 ? state_size - header_size : frame_bytes - header_size;
+        if (place % SLOT || place < -header_size || place > end - SLOT) {
+            PyErr_SetString(PyExc_ValueError, "places: not a slot of the frame, nor a word of the state");
+            return -1;
+        }
     }
     if (depth < 0) {
         PyErr_SetString(PyExc_ValueError, "depth: negative");
@@ -286,7 +299,7 @@ static int read_spec(struct callable *c, PyObject *spec)
     return 0;
 }
 
-/* make_callable(enter, code, types, header_size, state, frame_bytes, depth, name, doc, failed, keepalive) */
+/* make_callable(enter, code, types, header_size, state, places, frame_bytes, depth, name, doc, failed, keepalive) */
 static PyObject *make_callable(PyObject *self, PyObject *spec)
 {
     (void)self;

@@ -168,8 +168,14 @@ class PureCallable:
         slots = spec.frame_bytes - spec.header_size
         if spec.header_size % 16 or spec.header_size < HEADER.size + len(spec.state):
             raise ValueError("header_size: a multiple of 16 with room for the state and 32 bytes")
-        if slots < 8 * len(spec.signature.arguments):
-            raise ValueError("frame_bytes: header and arguments do not fit")
+        if slots < 0:
+            raise ValueError("frame_bytes: the header does not fit")
+        if len(spec.places) != len(spec.signature.arguments):
+            raise ValueError("places: one for each argument")
+        for place in spec.places:
+            low, high = (-spec.header_size, len(spec.state) - spec.header_size) if place < 0 else (0, slots)
+            if place % 8 or not low <= place <= high - 8:
+                raise ValueError("places: not a slot of the frame, nor a word of the state")
         if spec.depth < 0:
             raise ValueError("depth: negative")
         self._backend = backend
@@ -198,7 +204,8 @@ class PureCallable:
         buffer = backend.ffi.buffer(memory)
         buffer[start : start + len(spec.state)] = spec.state
         HEADER.pack_into(buffer, slot0 - HEADER.size, 0, 0, 0, depth, 0, self._address(context))
-        struct.pack_into(f"={len(slots)}Q", buffer, slot0, *slots)
+        for place, word in zip(spec.places, slots, strict=True):
+            struct.pack_into("=Q", buffer, slot0 + place, word)
         backend.run(spec.enter, self._address(memory) + slot0, spec.code)
         if context[KIND]:
             return self._failed(context)

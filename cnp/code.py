@@ -7,7 +7,7 @@ that can run it: runs, callables, functions and results hold it.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from cnp.assembler import Cell, Function, Label, Offset, Program, Symbol
 from cnp.errors import LabelError, OperandError, StateError, TrapError
 from cnp.link import NATIVE_FRAME, Helpers, interpreted_frame, needs, place
 from cnp.listing import Line, listing
-from cnp.operands import Place, name_of
+from cnp.operands import Place, Register, Slot, name_of
 from cnp.patch import Image
 from cnp.result import Result
 from cnp.running import (
@@ -38,6 +38,7 @@ from cnp.running import (
     raise_held,
 )
 from cnp.saved import pack
+from cnp.signature import C_TYPES, parse_signature
 from cnp.symbols import Symbols
 
 
@@ -235,13 +236,21 @@ class Entry:
         """
         return self.code.enter(self.function, state, frame, depth, fuel)
 
-    def callable(self, signature: str, state: State | None = None, depth: int = DEPTH) -> Callable[..., Any]:
+    def callable(
+        self,
+        signature: str,
+        state: State | None = None,
+        depth: int = DEPTH,
+        arguments: Sequence[Register | Slot] | None = None,
+    ) -> Callable[..., Any]:
         """A plain fast callable, such as `callable("int64_t(int64_t, double)")`.
 
-        Arguments lie in the slots 0, 8, 16 …; the result is the vocabulary's result. Each call has a frame of its
-        own and begins with `state`. TrapError when the code traps or exits.
+        arguments: where each of them is when the code begins, a register or slot; without it they lie in the slots 0,
+        8, 16 …. The result is the vocabulary's result. Each call has a frame of its own and begins with `state`.
+        TrapError when the code traps or exits. OperandError: an argument cannot be there.
         """
         code, name = self.code, self.name
+        places = self._places(signature, arguments)
         code.users.shared = f"{name} was made a callable, which may be running"
         depth = min(depth, CALLABLE_SPARE // max(1, code.needs.native - CALLABLE_FRAME))
         size = code.needs.frame_bytes(self.function.frame, depth)
@@ -257,7 +266,35 @@ class Entry:
             enter=code.image.enter, code=self.address, signature=signature, header_size=code.library.header_size,
             state=layout.pack_state(code.library, state or {}), frame_bytes=code.library.header_size + size,
             depth=depth, name=name, doc=f"{name}: {signature}, generated code", failed=failed, keepalive=code,
+            places=places,
         )  # fmt: skip
+
+    def _places(self, signature: str, arguments: Sequence[Register | Slot] | None) -> list[int]:
+        """Where the arguments go, in bytes from slot 0: a register lies at its home when a run begins."""
+        types = parse_signature(signature).arguments
+        if arguments is None:
+            return list(range(0, 8 * len(types), 8))
+        if len(arguments) != len(types):
+            message = f"{self.name}: {len(types)} arguments of {signature}, and {len(arguments)} places for them"
+            raise OperandError(
+                message, op=self.name, operand="arguments", value=arguments, allowed=len(types)
+            )
+        return [self._place(letter, place) for letter, place in zip(types, arguments, strict=True)]
+
+    def _place(self, letter: str, place: Register | Slot) -> int:
+        """The place of one argument, by the letter of its type. An f32 in a register is a word that the machine chooses
+        (docs/contract.md); in a slot it is not."""
+        if isinstance(place, Register):
+            allowed = {"d": "f", "f": ""}.get(letter, "r")
+            if place.bank == allowed:
+                return self.code.library.home(place)
+            what = f"a register of {allowed} or a slot" if allowed else "a slot"
+        elif 0 <= place.offset <= self.function.frame - 8 and place.offset % 8 == 0:
+            return place.offset
+        else:
+            what = f"one of the {self.function.frame} bytes of slots of {self.name}, or a register"
+        message = f"{self.name}: a {C_TYPES[letter]} is handed over in {what}, not in {place!r}"
+        raise OperandError(message, op=self.name, operand="arguments", value=place, allowed=what)
 
 
 class Cells:

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import importlib
 import os
+import struct
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -52,7 +53,8 @@ class CoreBackend:
 
     def make_callable(self, spec: CallableSpec) -> Callable[..., Any]:
         types = (spec.signature.result + spec.signature.arguments).encode()
-        return self._make_callable(spec.enter, spec.code, types, *spec[3:])
+        places = struct.pack(f"={len(spec.places)}q", *spec.places)
+        return self._make_callable(spec.enter, spec.code, types, spec.header_size, spec.state, places, *spec[6:])
 
 
 def _import_core() -> tuple[Any, str]:
@@ -137,6 +139,7 @@ def make_callable(
     doc: str,
     failed: Failed,
     keepalive: object,
+    places: Sequence[int] | None = None,
 ) -> Callable[..., Any]:
     """A built-in function that runs generated code: f(2, 3) for "int64_t(int64_t, int64_t)".
 
@@ -144,17 +147,22 @@ def make_callable(
     frame_bytes          headers and slots of the outermost frame and of all that may be nested in it
     depth                calls that may be nested; less if this thread's native stack is too small for them
 
-    Arguments lie in slots 0, 1, 2 …, the other slots are undefined; the result is the run's value. The call
+    places               where the arguments go, in bytes from slot 0: slots, or words of the state, which lie below;
+                         None: 0, 8, 16 …
+
+    What no argument is written to is the state, and undefined in slots; the result is the run's value. The call
     keeps the GIL. OverflowError, TypeError: as Python's own functions. RecursionError: no native stack is
     left. When the code leaves by an exit or a trap, `failed` is called and raises. ValueError,
     SignatureError: a wrong argument of this function. `keepalive` lives as long as the callable.
     """
+    parsed = parse_signature(signature)
     spec = CallableSpec(
         enter,
         code,
-        parse_signature(signature),
+        parsed,
         header_size,
         state,
+        tuple(range(0, 8 * len(parsed.arguments), 8)) if places is None else tuple(places),
         frame_bytes,
         depth,
         name,
