@@ -121,9 +121,9 @@ typedef struct cnp_header { /* lies right below slot 0 of every frame, the saved
 extern u64 cnp_poll(cnp_context *context);
 
 /* ---- native calls: the callee's frame begins behind a header at `base`, a slot of the caller */
-/* What a stencil returns: its result and its frame; when the run was left, its frame and 0. What cnp_call returns: the
- * same; when the run was left, what the body has to return, and 0. */
-typedef struct cnp_word { u64 value, frame; } cnp_word;
+/* What a stencil returns: its frame and its result; when the run was left, 0 and its frame. What cnp_call returns: the
+ * same; when the run was left, 0 and what the body has to return. */
+typedef struct cnp_word { u64 frame, value; } cnp_word;
 CNP_INLINE cnp_word cnp_call(cnp_state *s, cnp_func function, void *base);
 #define CNP_CALL(function, base)                                                  \
     ({                                                                            \

@@ -12,6 +12,7 @@
  * not quiet: a NaN from another machine is one there, which nothing traps on.
  *
  * Division by zero traps, and so does the one quotient that does not fit, the least number by -1. Its remainder is 0.
+ * Where an operation traps, try_ and its name goes to a label instead: try_i64_rem_u d a b label. d then stays as it was.
  *
  * Loads and stores are in the byte order of the machine and aligned to the size of the access: for any alignment riscv64
  * would take 8 loads of a byte, and mips64 2 or more.
@@ -222,7 +223,8 @@ CNP_PURE(f32_bits_i32, f32, (u32 a), cnp_f32(a))
 #define STORE(name, type, memory, ...)                                                                                  \
     CNP_OP(name, in(u64, base), imm(disp, offset), in(type, a __VA_OPT__(,) __VA_ARGS__))                               \
     { AT(memory, base + offset) = (memory)a; return NEXT; }                                                             \
-    CNP_OP(name##_at, in(u64, base), in(u64, index), imm(u32, scale, 1, 2, 4, 8), imm(disp, offset), in(type, a))        \
+    CNP_OP(name##_at, in(u64, base), in(u64, index), imm(u32, scale, 1, 2, 4, 8), imm(disp, offset),                    \
+           in(type, a __VA_OPT__(,) __VA_ARGS__))                                                                       \
     { AT(memory, base + index * scale + offset) = (memory)a; return NEXT; }                                             \
     CNP_OP(name##_checked, in(u64, base), in(u64, size), in(u32, index), imm(disp, offset, u31), in(type, a))                 \
     { if (OUTSIDE(memory)) return TRAP(CNP_TRAP_OUT_OF_BOUNDS); AT(memory, base + index + offset) = (memory)a; return NEXT; }
@@ -245,6 +247,44 @@ STORE(i64_store16, u64, u16, i32)
 STORE(i64_store32, u64, u32, i32)
 STORE(f64_store, f64, f64)
 STORE(f32_store, f32, f32)
+
+/* ---- arithmetic with memory at base + offset: _load: its second input lies there; _to: so does its first one, and the
+ * result goes there. */
+#define WITH_LOAD(name, type)                                                                                           \
+    CNP_OP(name##_load, out(type, d), in(type, a), in(u64, base), imm(disp, offset))                                    \
+    { *d = name(a, AT(type, base + offset)); return NEXT; }
+#define UPDATE(name, type, number)                                                                                      \
+    CNP_OP(name##_to, in(u64, base), imm(disp, offset), in(type, a, number))                                            \
+    { AT(type, base + offset) = name(AT(type, base + offset), a); return NEXT; }
+
+WITH_LOAD(i64_add, u64)
+WITH_LOAD(i64_sub, u64)
+WITH_LOAD(i64_mul, u64)
+WITH_LOAD(i64_and, u64)
+WITH_LOAD(i64_or, u64)
+WITH_LOAD(i64_xor, u64)
+WITH_LOAD(i32_add, u32)
+WITH_LOAD(i32_sub, u32)
+WITH_LOAD(i32_mul, u32)
+WITH_LOAD(i32_and, u32)
+WITH_LOAD(i32_or, u32)
+WITH_LOAD(i32_xor, u32)
+WITH_LOAD(f64_add, f64)
+WITH_LOAD(f64_sub, f64)
+WITH_LOAD(f64_mul, f64)
+WITH_LOAD(f64_div, f64)
+WITH_LOAD(f32_add, f32)
+WITH_LOAD(f32_sub, f32)
+WITH_LOAD(f32_mul, f32)
+WITH_LOAD(f32_div, f32)
+UPDATE(i64_add, u64, i32)
+UPDATE(i64_and, u64, i32)
+UPDATE(i64_or, u64, i32)
+UPDATE(i64_xor, u64, i32)
+UPDATE(i32_add, u32, u32)
+UPDATE(i32_and, u32, u32)
+UPDATE(i32_or, u32, u32)
+UPDATE(i32_xor, u32, u32)
 
 /* ---- atomic memory at base + offset, aligned, in one order for all threads. What reads and writes gives the old value. */
 #define ATOMIC(name, type, value)                                                                                       \
@@ -269,9 +309,10 @@ STORE(f32_store, f32, f32)
 ATOMICS(i64_atomic, u64)
 ATOMICS(i32_atomic, u32)
 
-/* ---- where to go on. A compare-and-branch is br_ and the name of the comparison; an index that a jump table does not
+/* ---- where to go on. A compare-and-branch is br_ and the name of the comparison; counting down goes there until d is 0; an index that a jump table does not
  * hold goes on with the operation that follows. The address of a label is a constant that i64_move takes. */
 CNP_OP(jump, label(to)) { return JUMP(to); }
+CNP_OP(i64_count_down, out(u64, d), in(u64, a), label(to)) { *d = a - 1; return *d ? JUMP(to) : NEXT; }
 CNP_OP(jump_table, in(u64, index), imm(u32, count), table(to)) { return index < count ? JUMP_TABLE(to, index) : NEXT; }
 CNP_OP(jump_address, in(u64, address)) { return JUMP_TABLE(&address, 0); }
 

@@ -12,7 +12,20 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal, NamedTuple
 
-from tests.reference import ATOMICS, LOADS, MASK64, STORES, Trap, decode, encode, references, width
+from tests.reference import (
+    ATOMICS,
+    LOADS,
+    MASK64,
+    STORES,
+    MAY_TRAP,
+    UPDATES,
+    WITH_LOAD,
+    Trap,
+    decode,
+    encode,
+    references,
+    width,
+)
 
 OUT_OF_BOUNDS = 4  # trap code of the contract
 MASK32 = (1 << 32) - 1
@@ -66,8 +79,14 @@ def meaning(name: str, operands: tuple[str, ...]) -> Meaning:
         return CONTROL[name]
     if name.startswith("br_"):
         return branch(name[3:], operands[:-1])
+    if name.startswith("try_"):
+        return attempt(name[4:], operands[1:-1])
     if name in references():
         return value(name, operands[1:])
+    if name.removesuffix("_load") in WITH_LOAD:
+        return with_load(name.removesuffix("_load"))
+    if name.removesuffix("_to") in UPDATES:
+        return update(name.removesuffix("_to"))
     if "_atomic_" in name:
         return atomic(name)
     plain = name.removesuffix("_at").removesuffix("_checked")
@@ -77,8 +96,8 @@ def meaning(name: str, operands: tuple[str, ...]) -> Meaning:
 @cache
 def forks(name: str) -> bool:
     """Whether an operation may end in several ways."""
-    traps = "_div_" in name or "_rem_" in name or ("_trunc_f" in name and "_sat_" not in name)
-    return name.startswith("br_") or name.endswith("_checked") or name == "jump_table" or traps
+    fork = name.startswith("br_") or name.endswith("_checked") or name in ("jump_table", "i64_count_down")
+    return fork or name.removeprefix("try_") in MAY_TRAP
 
 
 @cache
@@ -97,6 +116,17 @@ def value(name: str, inputs: tuple[str, ...]) -> Meaning:
     return compute
 
 
+def attempt(name: str, inputs: tuple[str, ...]) -> Meaning:
+    """As `value`, but to the label where that traps."""
+    compute = value(name, inputs)
+
+    def go(words: Words, around: Memory) -> Effect:
+        effect = compute(words, around)
+        return effect if effect.trap is None else Effect(way=1)
+
+    return go
+
+
 def branch(name: str, inputs: tuple[str, ...]) -> Meaning:
     def go(words: Words, _: Memory) -> Effect:
         taken = word_of(name, tuple([words[item] for item in inputs]))
@@ -113,6 +143,8 @@ def size_of(name: str) -> int:
     """Bytes of memory that an operation touches, 0 for none."""
     plain = name.removesuffix("_at").removesuffix("_checked")
     if "_atomic_" in name:
+        return width(name.partition("_")[0]) // 8
+    if plain.removesuffix("_load") in WITH_LOAD or plain.removesuffix("_to") in UPDATES:
         return width(name.partition("_")[0]) // 8
     types = LOADS.get(plain) or STORES.get(plain)
     return width(types[1]) // 8 if types else 0
@@ -156,6 +188,28 @@ def store(name: str, _: str, memory: str) -> Meaning:
     return write
 
 
+def with_load(name: str) -> Meaning:
+    size = size_of(name + "_load")
+
+    def compute(words: Words, around: Memory) -> Effect:
+        loaded = around.read(words["base"] + words["offset"] & MASK64, size)
+        return Effect(True, word_of(name, (words["a"], loaded)))
+
+    return compute
+
+
+def update(name: str) -> Meaning:
+    size = size_of(name + "_to")
+
+    def change(words: Words, around: Memory) -> Effect:
+        at = words["base"] + words["offset"] & MASK64
+        new = word_of(name, (around.read(at, size), words["a"]))
+        assert new is not None
+        return Effect(stored=(at, new, size))
+
+    return change
+
+
 def atomic(name: str) -> Meaning:
     prefix, _, kind = name.partition("_atomic_")
     size = width(prefix) // 8
@@ -185,7 +239,13 @@ def entry(index: int, count: int) -> int:
     return 1 + index if index < count else 0
 
 
+def count_down(words: Words, _: Memory) -> Effect:
+    left = words["a"] - 1 & MASK64
+    return Effect(True, left, way=1 if left else 0)
+
+
 CONTROL: dict[str, Meaning] = {
+    "i64_count_down": count_down,
     "jump": lambda words, _: Effect(way=1),
     "jump_address": lambda words, _: Effect(way=1),
     "jump_table": lambda words, _: Effect(way=entry(words["index"], words["count"] & MASK32)),

@@ -405,6 +405,16 @@ STORES = {
     "i64_store": ("u64", "u64"), "i64_store8": ("u64", "u8"), "i64_store16": ("u64", "u16"),
     "i64_store32": ("u64", "u32"), "f64_store": ("f64", "u64"), "f32_store": ("f32", "u32"),
 }  # fmt: skip
+#: What there is with its second input in memory: `_load`; with its first one there, and the result: `_to`.
+WITH_LOAD = {
+    *(f"i{bits}_{name}" for bits in (64, 32) for name in ("add", "sub", "mul", "and", "or", "xor")),
+    *(f"f{bits}_{name}" for bits in (64, 32) for name in ("add", "sub", "mul", "div")),
+}
+UPDATES = {f"i{bits}_{name}" for bits in (64, 32) for name in ("add", "and", "or", "xor")}
+MAY_TRAP = {
+    *(f"i{bits}_{name}_{kind}" for bits in (64, 32) for name in ("div", "rem") for kind in "su"),
+    *(f"i{bits}_trunc_f{of}_{kind}" for bits in (64, 32) for of in (64, 32) for kind in "su"),
+}  #: these may trap; try_ and their names go to a label then
 #: Atomic operations on a word of memory and a value: what the word is then.
 ATOMICS: dict[str, Callable[[int, int], int]] = {
     "add": operator.add, "and": operator.and_, "or": operator.or_, "xor": operator.xor, "exchange": lambda old, a: a,

@@ -24,16 +24,28 @@ from cnp.library import Library
 from cnp.result import Result
 from tests.memory_operations import memory_experiments
 from tests.operation_rig import OUT, UNTOUCHED, Bench, experiments
-from tests.reference import ATOMICS, LOADS, STORES, Reference, Trap, hole_word, references
+from tests.reference import (
+    ATOMICS,
+    LOADS,
+    STORES,
+    MAY_TRAP,
+    UPDATES,
+    WITH_LOAD,
+    Reference,
+    Trap,
+    hole_word,
+    references,
+)
 from tests.support import every_target, runnable
 
 WAYS = (False, True)  #: generated code, the interpreter
 CONTROL = {
     "jump", "jump_table", "jump_address", "call", "call_kill", "call_table", "call_table_kill", "ret", "trap", "leave",
-    "poll", "call_c", "call_c_f64", "call_c_f32",
+    "poll", "call_c", "call_c_f64", "call_c_f32", "i64_count_down",
 }  # fmt: skip
 MEMORY = {name + way for name in (*LOADS, *STORES) for way in ("", "_at", "_checked")}
 MEMORY |= {f"i{bits}_atomic_{name}" for bits in (64, 32) for name in (*ATOMICS, "load", "store", "cas")}
+MEMORY |= {f"{name}_load" for name in WITH_LOAD} | {f"{name}_to" for name in UPDATES}
 DEPTH, FUEL, INDIRECT = 5, 6, 10  # trap codes of the contract
 SENTINEL = 0x5EA1_5EA1_5EA1_5EA1
 
@@ -67,7 +79,10 @@ def test_the_reference_knows_every_operation(target: str) -> None:
     lib = library(target)
     table = references()
     tests = {f"br_{name}" for name in table if f"br_{name}" in lib}
-    assert set(lib.operations) == {*table, *tests, *MEMORY, *CONTROL}
+    attempts = {f"try_{name}" for name in MAY_TRAP}
+    assert set(lib.operations) == {*table, *tests, *attempts, *MEMORY, *CONTROL}
+    for name in MAY_TRAP:
+        assert lib[f"try_{name}"].operands[:-1] == lib[name].operands
     for name, item in table.items():
         output, *inputs = lib[name].operands
         assert (output.kind, output.ctype) == ("out", item.output), name

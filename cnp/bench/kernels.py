@@ -2,7 +2,8 @@
 float registers would write them: what is used in loops lies in registers, loops are tested at their end.
 
 The same stands in C in kernels.c and, by hand, in assembly in kernels.TARGET.S, in the same order. All have the signature
-i64(memory, n). Registers were chosen with an eye on x86-64, where r4, r5 and r6 make short instructions of 32 bits.
+i64(memory, n), whose arguments lie in r3 and r4. Registers were chosen with an eye on x86-64, where r0, r1 and r3 to r6
+make short instructions of 32 bits, and r5 is the result.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from cnp.assembler import Assembler
 from cnp.bench import images
 from cnp.operands import Register, Slot, f, r, slot
 
-MEMORY, N = slot(0), slot(8)  #: where a function finds its arguments
+MEMORY, N = r[3], r[4]  #: where a function finds its arguments
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +29,13 @@ class Kernel:
     assemble: Callable[[Assembler], None]
     memory: Callable[[int, str], bytes]
     n: int
-    frame: int = 16
+    frame: int = 0
 
 
 def fib(asm: Assembler) -> None:
     """The n-th Fibonacci number, modulo 2^64."""
-    a, b, t, i, n = r[0], r[4], r[5], r[6], r[7]
+    a, b, t, i, n = r[5], r[3], r[0], r[6], N
     loop, done = asm.label("loop"), asm.label("done")
-    asm.i64_move(n, N)
     asm.i64_move(a, 0)
     asm.i64_move(b, 1)
     asm.i64_move(i, 0)
@@ -52,20 +52,20 @@ def fib(asm: Assembler) -> None:
 
 def gcd(asm: Assembler) -> None:
     """The sum of gcd(n, i) for i in 1 … n, each by Euclid."""
-    total, a, t, b, i, n = r[0], r[4], r[5], r[6], r[7], r[8]
-    each, step, done = asm.label("each"), asm.label("step"), asm.label("done")
-    asm.i64_move(n, N)
+    total, a, t, b, i, n = r[0], r[3], r[5], r[6], r[1], N
+    each, step, found, done = map(asm.label, ("each", "step", "found", "done"))
     asm.i64_move(total, 0)
     asm.i64_move(i, 1)
-    asm.br_i64_lt_s(n, 1, done)
+    asm.br_i64_le_s(n, 0, done)
     asm.bind(each)
     asm.i64_move(a, n)
     asm.i64_move(b, i)
     asm.bind(step)
-    asm.i64_rem_u(t, a, b)
+    asm.try_i64_rem_u(t, a, b, found)
     asm.i64_move(a, b)
     asm.i64_move(b, t)
-    asm.br_i64_ne(b, 0, step)
+    asm.jump(step)
+    asm.bind(found)
     asm.i64_add(total, total, a)
     asm.i64_add(i, i, 1)
     asm.br_i64_le_s(i, n, each)
@@ -75,12 +75,11 @@ def gcd(asm: Assembler) -> None:
 
 def collatz(asm: Assembler) -> None:
     """Steps that the numbers 1 … n take to 1, in all."""
-    steps, x, odd, i, n, up = r[0], r[4], r[5], r[6], r[7], r[8]
+    steps, x, odd, i, n, up = r[5], r[3], r[6], r[1], N, r[0]
     each, step, test, done = map(asm.label, ("each", "step", "test", "done"))
-    asm.i64_move(n, N)
     asm.i64_move(steps, 0)
     asm.i64_move(i, 1)
-    asm.br_i64_lt_s(n, 1, done)
+    asm.br_i64_le_s(n, 0, done)
     asm.bind(each)
     asm.i64_move(x, i)
     asm.jump(test)
@@ -101,9 +100,8 @@ def collatz(asm: Assembler) -> None:
 
 def primes(asm: Assembler) -> None:
     """How many primes are below n, each number divided by all up to its root. 32 bits."""
-    count, i, t, d, n = r[0], r[8], r[5], r[6], r[7]
+    count, i, t, d, n = r[0], r[3], r[5], r[6], N
     each, divide, test, composite, done = map(asm.label, ("each", "divide", "test", "composite", "done"))
-    asm.i64_move(n, N)
     asm.i64_move(count, 0)
     asm.i32_move(i, 2)
     asm.br_i32_le_u(n, 2, done)
@@ -111,7 +109,7 @@ def primes(asm: Assembler) -> None:
     asm.i32_move(d, 2)
     asm.jump(test)
     asm.bind(divide)
-    asm.i32_rem_u(t, i, d)
+    asm.try_i32_rem_u(t, i, d, composite)
     asm.br_i32_eq(t, 0, composite)
     asm.i32_add(d, d, 1)
     asm.bind(test)
@@ -127,12 +125,9 @@ def primes(asm: Assembler) -> None:
 
 def sieve(asm: Assembler) -> None:
     """How many primes are below n, by the sieve of Eratosthenes on bytes that are 0 at first."""
-    count, flags, i, j, n, one = r[0], r[4], r[5], r[6], r[7], r[8]
+    count, flags, i, j, n = r[5], MEMORY, r[6], r[0], N
     each, strike, following, done = map(asm.label, ("each", "strike", "following", "done"))
-    asm.i64_move(flags, MEMORY)
-    asm.i64_move(n, N)
     asm.i64_move(count, 0)
-    asm.i64_move(one, 1)
     asm.i64_move(i, 2)
     asm.br_i64_le_s(n, 2, done)
     asm.bind(each)
@@ -142,7 +137,7 @@ def sieve(asm: Assembler) -> None:
     asm.i64_mul(j, i, i)
     asm.br_i64_ge_s(j, n, following)
     asm.bind(strike)
-    asm.i64_store8_at(flags, j, 1, 0, one)
+    asm.i64_store8_at(flags, j, 1, 0, 1)
     asm.i64_add(j, j, i)
     asm.br_i64_lt_s(j, n, strike)
     asm.bind(following)
@@ -154,10 +149,8 @@ def sieve(asm: Assembler) -> None:
 
 def fnv1a(asm: Assembler) -> None:
     """The FNV-1a hash of n bytes (http://www.isthe.com/chongo/tech/comp/fnv/), 64 bits."""
-    value, text, i, byte, n, prime = r[0], r[4], r[5], r[6], r[7], r[8]
+    value, text, i, byte, n, prime = r[5], MEMORY, r[6], r[0], N, r[7]
     loop, done = asm.label("loop"), asm.label("done")
-    asm.i64_move(text, MEMORY)
-    asm.i64_move(n, N)
     asm.i64_move(value, 0xCBF29CE484222325)
     asm.i64_move(prime, 0x100000001B3)
     asm.i64_move(i, 0)
@@ -174,9 +167,8 @@ def fnv1a(asm: Assembler) -> None:
 
 def xorshift(asm: Assembler) -> None:
     """n steps of Marsaglia's generator with the shifts 13, 7, 17 (https://doi.org/10.18637/jss.v008.i14)."""
-    x, t, i, n = r[0], r[4], r[5], r[6]
+    x, t, i, n = r[5], r[6], r[0], N
     loop, done = asm.label("loop"), asm.label("done")
-    asm.i64_move(n, N)
     asm.i64_move(x, images.SEED)
     asm.i64_move(i, 0)
     asm.br_i64_le_s(n, 0, done)
@@ -195,10 +187,9 @@ def xorshift(asm: Assembler) -> None:
 
 def bubble_sort(asm: Assembler) -> None:
     """Sorts n numbers of 64 bits; how many swaps it took."""
-    swaps, a, j, end, x, y = r[0], r[4], r[5], r[6], r[7], r[8]
+    swaps, a, j, end, x, y = r[5], MEMORY, r[6], N, r[0], r[1]
     each, compare, right, done = map(asm.label, ("each", "compare", "right", "done"))
-    asm.i64_move(a, MEMORY)
-    asm.i64_sub(end, N, 1)
+    asm.i64_sub(end, end, 1)
     asm.i64_move(swaps, 0)
     asm.br_i64_le_s(end, 0, done)
     asm.bind(each)
@@ -213,28 +204,23 @@ def bubble_sort(asm: Assembler) -> None:
     asm.bind(right)
     asm.i64_add(j, j, 1)
     asm.br_i64_lt_s(j, end, compare)
-    asm.i64_sub(end, end, 1)
-    asm.br_i64_gt_s(end, 0, each)
+    asm.i64_count_down(end, end, each)
     asm.bind(done)
     asm.ret(swaps)
 
 
 def matmul_i64(asm: Assembler) -> None:
     """C = A B, n × n numbers of 64 bits by rows, A, B and C one behind the other; the sum of C's elements."""
-    total, a, j, value, b, k, x, y, row, n = (r[i] for i in range(10))
-    i, start, c = slot(16), slot(24), slot(32)  # used once a row or once an element
+    k, value, row, a, n, total, b, j, c, x = (r[i] for i in range(10))
+    start = slot(0)  # of B, where A ends: used once an element
     each_row, each, term, done = map(asm.label, ("each_row", "each", "term", "done"))
-    asm.i64_move(n, N)
     asm.i64_move(total, 0)
     asm.br_i64_le_s(n, 0, done)
-    asm.i64_move(a, MEMORY)
     asm.i64_shl(row, n, 3)
     asm.i64_mul(x, row, n)
-    asm.i64_shadd(y, a, x, 1)
-    asm.i64_move(c, y)
+    asm.i64_shadd(c, a, x, 1)
     asm.i64_add(x, x, a)
     asm.i64_move(start, x)
-    asm.i64_move(i, 0)
     asm.bind(each_row)
     asm.i64_move(j, 0)
     asm.bind(each)
@@ -244,36 +230,29 @@ def matmul_i64(asm: Assembler) -> None:
     asm.i64_move(k, 0)
     asm.bind(term)
     asm.i64_load_at(x, a, k, 8, 0)
-    asm.i64_load(y, b, 0)
-    asm.i64_mul(x, x, y)
+    asm.i64_mul_load(x, x, b, 0)
     asm.i64_add(value, value, x)
     asm.i64_add(b, b, row)
     asm.i64_add(k, k, 1)
     asm.br_i64_lt_s(k, n, term)
-    asm.i64_move(x, c)
-    asm.i64_store_at(x, j, 8, 0, value)
+    asm.i64_store_at(c, j, 8, 0, value)
     asm.i64_add(total, total, value)
     asm.i64_add(j, j, 1)
     asm.br_i64_lt_s(j, n, each)
     asm.i64_add(a, a, row)
-    asm.i64_move(y, c)
-    asm.i64_add(y, y, row)
-    asm.i64_move(c, y)
-    asm.i64_add(i, i, 1)
-    asm.br_i64_lt_s(i, n, each_row)
+    asm.i64_add(c, c, row)
+    asm.br_i64_lt_u(a, start, each_row)
     asm.bind(done)
     asm.ret(total)
 
 
 def matmul_f64(asm: Assembler) -> None:
     """The same with f64; the bits of the sum."""
-    bits, a, j, c, b, k, i, start, row, n = (r[i] for i in range(10))
-    total, value, x, y = (f[i] for i in range(4))
+    b, j, row, a, n, bits, k, c, i, start = (r[i] for i in range(10))
+    total, value, x = (f[i] for i in range(3))
     each_row, each, term, done = map(asm.label, ("each_row", "each", "term", "done"))
-    asm.i64_move(n, N)
     asm.f64_move(total, 0.0)
     asm.br_i64_le_s(n, 0, done)
-    asm.i64_move(a, MEMORY)
     asm.i64_shl(row, n, 3)
     asm.i64_mul(start, row, n)
     asm.i64_shadd(c, a, start, 1)
@@ -287,8 +266,7 @@ def matmul_f64(asm: Assembler) -> None:
     asm.i64_move(k, 0)
     asm.bind(term)
     asm.f64_load_at(x, a, k, 8, 0)
-    asm.f64_load(y, b, 0)
-    asm.f64_mul(x, x, y)
+    asm.f64_mul_load(x, x, b, 0)
     asm.f64_add(value, value, x)
     asm.i64_add(b, b, row)
     asm.i64_add(k, k, 1)
@@ -308,10 +286,9 @@ def matmul_f64(asm: Assembler) -> None:
 
 def mandelbrot(asm: Assembler) -> None:
     """Iterations that the points of an n × n grid over the Mandelbrot set take, at most 100 each, in all."""
-    total, x, y, count, n = r[0], r[4], r[5], r[6], r[7]
+    total, x, y, count, n = r[5], r[3], r[0], r[6], N
     step, ci, cr, zr, zi, rr, ii, t = (f[i] for i in range(8))
     each_row, each, again, out, done = map(asm.label, ("each_row", "each", "again", "out", "done"))
-    asm.i64_move(n, N)
     asm.i64_move(total, 0)
     asm.br_i64_le_s(n, 0, done)
     asm.f64_from_i64_s(t, n)
@@ -354,18 +331,18 @@ def mandelbrot(asm: Assembler) -> None:
 
 def nbody(asm: Assembler) -> None:
     """n steps of bodies that attract each other: their number, then x y z vx vy vz mass of each; the bits of the first x."""
-    bits, first, a, b, end, last, step, n = r[0], r[3], r[4], r[5], r[6], r[7], r[8], r[9]
-    dx, dy, dz, d2, t, ma, mb, v = (f[i] for i in range(8))
+    first, a, b, end, last, step, n = MEMORY, r[6], r[5], r[0], r[1], r[7], N
+    dx, dy, dz, d2, t, mb, v, dt = (f[i] for i in range(8))
+    ma = t
     each_step, each, other, move, done = map(asm.label, ("each_step", "each", "other", "move", "done"))
-    asm.i64_move(a, MEMORY)
-    asm.i64_load(end, a, 0)
-    asm.i64_add(first, a, 8)
+    asm.i64_load(end, first, 0)
+    asm.i64_add(first, first, 8)
     asm.i64_mul(end, end, 56)
     asm.i64_add(end, end, first)
     asm.i64_sub(last, end, 56)
-    asm.i64_move(n, N)
     asm.i64_move(step, 0)
     asm.br_i64_le_s(n, 0, done)
+    asm.f64_move(dt, 0.01)
     asm.bind(each_step)
     asm.i64_move(a, first)
     asm.bind(each)
@@ -373,8 +350,7 @@ def nbody(asm: Assembler) -> None:
     asm.bind(other)
     for distance, at in ((dx, 0), (dy, 8), (dz, 16)):
         asm.f64_load(distance, a, at)
-        asm.f64_load(t, b, at)
-        asm.f64_sub(distance, distance, t)
+        asm.f64_sub_load(distance, distance, b, at)
     asm.f64_mul(d2, dx, dx)
     asm.f64_mul(t, dy, dy)
     asm.f64_add(d2, d2, t)
@@ -382,21 +358,19 @@ def nbody(asm: Assembler) -> None:
     asm.f64_add(d2, d2, t)
     asm.f64_sqrt(t, d2)
     asm.f64_mul(d2, d2, t)
-    asm.f64_move(t, 0.01)
+    asm.f64_move(t, dt)
     asm.f64_div(t, t, d2)
-    asm.f64_load(ma, a, 48)
-    asm.f64_mul(ma, ma, t)
     asm.f64_load(mb, b, 48)
     asm.f64_mul(mb, mb, t)
+    asm.f64_mul_load(ma, t, a, 48)
     for distance, at in ((dx, 24), (dy, 32), (dz, 40)):
-        asm.f64_mul(t, distance, mb)
+        asm.f64_mul(d2, distance, mb)
         asm.f64_load(v, a, at)
-        asm.f64_sub(v, v, t)
+        asm.f64_sub(v, v, d2)
         asm.f64_store(a, at, v)
         asm.f64_mul(distance, distance, ma)
-        asm.f64_load(v, b, at)
-        asm.f64_add(v, v, distance)
-        asm.f64_store(b, at, v)
+        asm.f64_add_load(distance, distance, b, at)
+        asm.f64_store(b, at, distance)
     asm.i64_add(b, b, 56)
     asm.br_i64_lt_u(b, end, other)
     asm.i64_add(a, a, 56)
@@ -405,50 +379,49 @@ def nbody(asm: Assembler) -> None:
     asm.bind(move)
     for at in (0, 8, 16):
         asm.f64_load(v, a, at + 24)
-        asm.f64_mul(v, v, 0.01)
-        asm.f64_load(t, a, at)
-        asm.f64_add(t, t, v)
-        asm.f64_store(a, at, t)
+        asm.f64_mul(v, v, dt)
+        asm.f64_add_load(v, v, a, at)
+        asm.f64_store(a, at, v)
     asm.i64_add(a, a, 56)
     asm.br_i64_lt_u(a, end, move)
     asm.i64_add(step, step, 1)
     asm.br_i64_lt_s(step, n, each_step)
     asm.bind(done)
-    asm.i64_load(bits, first, 0)
-    asm.ret(bits)
+    asm.i64_load(b, first, 0)
+    asm.ret(b)
 
 
 def sha256(asm: Assembler) -> None:
     """n blocks of SHA-256 (FIPS 180-4, 6.2): the state, 64 pairs of constant and schedule word, then the blocks; the first
     two words of the hash."""
-    message, left, end = slot(16), slot(24), slot(32)
+    memory, message, left, end = (slot(8 * i) for i in range(4))
     block, done = asm.label("block"), asm.label("done")
-    base, p = r[4], r[5]
-    asm.i64_move(base, MEMORY)
-    asm.i64_add(message, base, 544)
-    asm.i64_add(end, base, 544)
+    p, high, word = r[6], r[0], r[5]
+    asm.i64_move(memory, MEMORY)
     asm.i64_move(left, N)
-    asm.br_i64_le_s(left, 0, done)
+    asm.br_i64_le_s(N, 0, done)
+    asm.i64_add(p, MEMORY, 544)
+    asm.i64_move(message, p)
+    asm.i64_move(end, p)
     asm.bind(block)
-    _schedule(asm, message, end)
-    _compress(asm, end)
+    _schedule(asm, memory, message, end)
+    _compress(asm, memory, end)
     asm.i64_add(message, message, 64)
-    asm.i64_sub(left, left, 1)
-    asm.br_i64_gt_s(left, 0, block)
+    asm.i64_count_down(left, left, block)
     asm.bind(done)
-    asm.i64_move(base, MEMORY)
-    asm.i64_load32_u(p, base, 0)
-    asm.i64_load32_u(r[0], base, 4)
-    asm.i64_shl(p, p, 32)
-    asm.i64_or(r[0], r[0], p)
-    asm.ret(r[0])
+    asm.i64_move(p, memory)
+    asm.i64_load32_u(high, p, 0)
+    asm.i64_load32_u(word, p, 4)
+    asm.i64_shl(high, high, 32)
+    asm.i64_or(word, word, high)
+    asm.ret(word)
 
 
-def _schedule(asm: Assembler, message: Slot, end: Slot) -> None:
+def _schedule(asm: Assembler, memory: Slot, message: Slot, end: Slot) -> None:
     """W of one block (6.2.2, step 1), one word after the other."""
-    v, x, t, u, p, start, stop = r[3], r[4], r[5], r[6], r[7], r[8], r[9]
+    v, x, t, u, p, start, stop = r[0], r[6], r[5], r[1], r[4], r[3], r[7]
     extend = asm.label("extend")
-    asm.i64_move(p, MEMORY)
+    asm.i64_move(p, memory)
     asm.i64_move(start, message)
     for i in range(16):
         asm.i32_load(x, start, 4 * i)
@@ -464,10 +437,8 @@ def _schedule(asm: Assembler, message: Slot, end: Slot) -> None:
     asm.i32_xor(t, t, u)
     asm.i32_shr_u(x, x, 3)
     asm.i32_xor(t, t, x)
-    asm.i32_load(x, p, -124)  # W[i - 16]
-    asm.i32_add(t, t, x)
-    asm.i32_load(x, p, -52)  # W[i - 7]
-    asm.i32_add(t, t, x)
+    asm.i32_add_load(t, t, p, -124)  # W[i - 16]
+    asm.i32_add_load(t, t, p, -52)  # W[i - 7]
     asm.i32_load(x, p, -12)  # W[i - 2]
     asm.i32_rotr(u, x, 17)
     asm.i32_rotr(v, x, 19)
@@ -480,15 +451,15 @@ def _schedule(asm: Assembler, message: Slot, end: Slot) -> None:
     asm.br_i64_ne(p, stop, extend)
 
 
-def _compress(asm: Assembler, end: Slot) -> None:
+def _compress(asm: Assembler, memory: Slot, end: Slot) -> None:
     """Steps 2 to 4 for one block: eight rounds in a loop, so that the variables change their names and not their places.
 
     S1(e) is rotr(rotr(rotr(e, 14) ^ e, 5) ^ e, 6), S0(a) likewise; Ch is ((f ^ g) & e) ^ g, Maj the sum of (a ^ b) & c
     and a & b, which have no bit in common. That way one register is enough for what is between.
     """
-    variables, t, p = [r[i] for i in (0, 1, 2, 3, 5, 6, 7, 8)], r[4], r[9]
+    variables, t, p = [r[i] for i in (0, 1, 2, 5, 6, 7, 8, 9)], r[4], r[3]
     rounds = asm.label("rounds")
-    asm.i64_move(p, MEMORY)
+    asm.i64_move(p, memory)
     for i, variable in enumerate(variables):
         asm.i32_load(variable, p, 4 * i)
     asm.i64_add(p, p, 32)
@@ -496,8 +467,7 @@ def _compress(asm: Assembler, end: Slot) -> None:
     for i in range(8):
         a, b, c, d, e, f_, g, h = variables[-i:] + variables[:-i]
         for at in (0, 4):  # the constant, the word of the schedule
-            asm.i32_load(t, p, 8 * i + at)
-            asm.i32_add(h, h, t)
+            asm.i32_add_load(h, h, p, 8 * i + at)
         _mix(asm, t, e, 14, 5, 6)
         asm.i32_add(h, h, t)
         asm.i32_xor(t, f_, g)
@@ -514,11 +484,9 @@ def _compress(asm: Assembler, end: Slot) -> None:
         asm.i32_add(h, h, t)
     asm.i64_add(p, p, 64)
     asm.br_i64_ne(p, end, rounds)
-    asm.i64_move(p, MEMORY)
+    asm.i64_move(p, memory)
     for i, variable in enumerate(variables):
-        asm.i32_load(t, p, 4 * i)
-        asm.i32_add(t, t, variable)
-        asm.i64_store32(p, 4 * i, t)
+        asm.i32_add_to(p, 4 * i, variable)
 
 
 def _mix(asm: Assembler, t: Register, x: Register, first: int, second: int, third: int) -> None:
@@ -541,10 +509,10 @@ KERNELS = {
         Kernel("fnv1a", fnv1a, images.text, 1_000_000),
         Kernel("xorshift", xorshift, images.nothing, 800_000),
         Kernel("bubble_sort", bubble_sort, images.numbers, 1_500),
-        Kernel("matmul_i64", matmul_i64, images.integers, 140, frame=40),
+        Kernel("matmul_i64", matmul_i64, images.integers, 140, frame=8),
         Kernel("matmul_f64", matmul_f64, images.floats, 140),
         Kernel("mandelbrot", mandelbrot, images.nothing, 150),
         Kernel("nbody", nbody, images.bodies, 24_000),
-        Kernel("sha256", sha256, images.blocks, 5_000, frame=40),
+        Kernel("sha256", sha256, images.blocks, 5_000, frame=32),
     )
 }

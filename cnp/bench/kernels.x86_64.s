@@ -200,25 +200,23 @@
         cmp     rcx, rsi
         jl      .Lbubble_compare
         dec     rsi
-        jg      .Lbubble_each
+        jnz     .Lbubble_each
 .Lbubble_done:
         ret
         end     bubble_sort
 
-        function matmul_i64, 17         # rdi a, rdx start, rcx c, rax total, r8 row, r9 i, r10 j, r11 k
-        xor     eax, eax                # rbx value, rbp b, r12 x
+        function matmul_i64, 17         # rdi a, rdx start, rcx c, rax total, r8 row, r10 j, r11 k, rbx value, rbp b, r9 x
+        xor     eax, eax
         test    rsi, rsi
         jle     .Lmatmul_i64_done
         push    rbx
         push    rbp
-        push    r12
         mov     r8, rsi
         shl     r8, 3
         mov     rdx, r8
         imul    rdx, rsi
         lea     rcx, [rdi + 2 * rdx]
         add     rdx, rdi
-        xor     r9d, r9d
 .Lmatmul_i64_row:
         xor     r10d, r10d
 .Lmatmul_i64_each:
@@ -226,9 +224,9 @@
         xor     ebx, ebx
         xor     r11d, r11d
 .Lmatmul_i64_term:
-        mov     r12, [rdi + 8 * r11]
-        imul    r12, [rbp]
-        add     rbx, r12
+        mov     r9, [rdi + 8 * r11]
+        imul    r9, [rbp]
+        add     rbx, r9
         add     rbp, r8
         inc     r11
         cmp     r11, rsi
@@ -240,10 +238,8 @@
         jl      .Lmatmul_i64_each
         add     rdi, r8
         add     rcx, r8
-        inc     r9
-        cmp     r9, rsi
-        jl      .Lmatmul_i64_row
-        pop     r12
+        cmp     rdi, rdx
+        jb      .Lmatmul_i64_row
         pop     rbp
         pop     rbx
 .Lmatmul_i64_done:
@@ -530,7 +526,7 @@
         add     [r11 + 28], r9d
         add     r13, 64
         dec     r12
-        jg      .Lsha256_block
+        jnz     .Lsha256_block
 .Lsha256_done:
         mov     ecx, [r11]
         mov     eax, [r11 + 4]

@@ -26,7 +26,7 @@ from typing import Any
 
 from cnp import runtime
 from cnp.bench import opponents
-from cnp.bench.kernels import KERNELS, Kernel
+from cnp.bench.kernels import KERNELS, MEMORY, Kernel, N
 from cnp.bench.opponents import Opponent
 from cnp.errors import CnpError
 from cnp.interpret import has_threads
@@ -135,7 +135,7 @@ class Contest:
         return lambda: function(address, n)
 
     def _compiled(self) -> Way:
-        return self._native(self.code[self.kernel.name].callable("int64_t(uint64_t, int64_t)"))
+        return self._native(self.code[self.kernel.name].callable("int64_t(uint64_t, int64_t)", arguments=(MEMORY, N)))
 
     def _interpreted(self) -> dict[str, Way]:
         """The interpreters that this machine's vocabulary has."""
@@ -147,12 +147,12 @@ class Contest:
 
     def _interpreter(self, threaded: bool) -> Way:
         """One of them, with a frame that all its runs use."""
-        code, name, address, n = self.code, self.kernel.name, self.memory.address, self.n
+        code, name = self.code, self.kernel.name
+        state = {f"{MEMORY.bank}{MEMORY.index}": self.memory.address, f"{N.bank}{N.index}": self.n}
         frame = runtime.Frame(code.library, self.kernel.frame)
 
         def run() -> int:
-            frame[0], frame[8] = address, n
-            result = code.interpreter.run(name, frame=frame, threaded=threaded)
+            result = code.interpreter.run(name, state, frame, threaded=threaded)
             if not isinstance(result.value, int):
                 raise CnpError(f"{name}: the interpreter ended with {result}", kernel=name)
             return result.value

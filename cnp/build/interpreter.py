@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from cnp import interpret
 from cnp.build import supers
 from cnp.build.discover import NUMBER, SCALARS, Declaration, Source
-from cnp.build.shapes import FLOATS, REGISTER, variants
+from cnp.build.shapes import FLOATS, REGISTER, TRY, variants
 from cnp.build.wrappers import HEADER_BYTES
 from cnp.interpret import VALUE, Way
 from cnp.stencil import Operand
@@ -112,14 +112,14 @@ CNP_INLINE cnp_word cnp_leave(char *frame, u32 position, u32 kind) {
 #define CNP_EXIT_HERE CNP_SAVE CNP_HEADER(cnp_frame)->code = 0; return cnp_leave(cnp_frame, cnp_pc->position, 1);
 #define CNP_TRAP_HERE CNP_SAVE return cnp_leave(cnp_frame, cnp_pc->position, 2);
 #define CNP_UNWIND_HERE CNP_SAVE CNP_HEADER(cnp_frame)->code = 0; return cnp_leave(cnp_frame, cnp_pc->position, 0);
-#define CNP_RETURN_HERE if (CNP_HEADER(cnp_frame)->outer) { CNP_SAVE } return (cnp_word){ CNP_RESULT_WORD, 1 };
+#define CNP_RETURN_HERE if (CNP_HEADER(cnp_frame)->outer) { CNP_SAVE } return (cnp_word){ 1, CNP_RESULT_WORD };
 CNP_INLINE cnp_word cnp_call(cnp_state *s, cnp_func function, void *base) {
     cnp_header *mine = CNP_HEADER(s->cnp_frame);
     if (unlikely(mine->context->pending)) {
         mine->context->pending = 0;
-        return (cnp_word){ mine->context->pending_value, 1 };
+        return (cnp_word){ 1, mine->context->pending_value };
     }
-    if (unlikely(mine->depth == 0)) return (cnp_word){ TRAP(CNP_TRAP_DEPTH), 0 };
+    if (unlikely(mine->depth == 0)) return (cnp_word){ 0, TRAP(CNP_TRAP_DEPTH) };
     char *frame = (char *)base + CNP_HEADER_SIZE;
     CNP_HEADER(frame)->depth = mine->depth - 1;
     CNP_HEADER(frame)->outer = 0;
@@ -444,6 +444,8 @@ def pure_text(case: Case) -> str:
         return " ".join([*parts, f"if ({name}({values})) {taken}", go_on])
     if item.kind == "trap":
         leave = "{ CNP_HEADER(cnp_frame)->code = cnp_trap; CNP_TO(trap); }"
+        if case.name == TRY + name:
+            leave = f"CNP_GO(cnp_pc->operand[{len(case.operands) - 1}]);"
         parts.append(f"u32 cnp_trap = {name}_trap({values}); if (unlikely(cnp_trap)) {leave}")
     value = f"{name}({values})"
     if case.name == f"sel_{name}":

@@ -27,6 +27,7 @@ FLOATS = ("f32", "f64", "float", "double")
 VALUES = ("in", "in/imm", "out")  #: kinds of operands that lie in slots or registers
 FOLDING = ("i8", "u8", "i16", "u16", "i32", "u31", "u32")
 REGISTER = re.compile(r"([rf])(\d+)")
+TRY = "try_"  #: begins the name of an operation that goes to a label where it would trap
 MOST_MIXED = 3  #: value operands of which registers and slots come in all mixtures
 
 
@@ -140,11 +141,15 @@ def shapes(source: Source, target: Target) -> list[Shape]:
 
 
 def variants(item: Declaration) -> list[tuple[str, tuple[Operand, ...]]]:
-    """The operations that one declaration makes: a test is a value, a branch and a selection."""
+    """The operations that one declaration makes: a test is a value, a branch and a selection; what may trap may go
+    elsewhere instead."""
+    target = Operand("label", "", "target")
+    if item.kind == "trap":
+        return [(item.name, item.operands), (TRY + item.name, (*item.operands, target))]
     if item.kind != "test":
         return [(item.name, item.operands)]
     inputs = item.operands[1:]
-    branch = (*inputs, Operand("label", "", "target"))
+    branch = (*inputs, target)
     selection = (Operand("out", "u64", "d"), *inputs, Operand("in", "u64", "x"), Operand("in", "u64", "y"))
     return [(item.name, item.operands), ("br_" + item.name, branch), ("sel_" + item.name, selection)]
 
@@ -258,10 +263,9 @@ def sensible(
     if any(pick.kind in ("r", "f") for pick in choice):
         wasted = any(pick.folded or covered(pick, operand, target) for pick, operand in pairs)
         reaches = bool(slots) and (not slots[0].wide or sum(o.kind in VALUES for o in operands) == 2)
-        mixed = (len(slots) == 1 and reaches and mixes(operation, item, operands)) or writes_and_jumps(
-            operands
-        )
-        return not wasted and (not slots or mixed)
+        mixed = len(slots) == 1 and reaches and mixes(operation, item, operands)
+        fixed = writes_and_jumps(operands) and not {"r", "f"} & set(inputs)
+        return not wasted and (not slots or mixed or fixed)
     return not any(pick.kind == "number" for pick in choice)
 
 
@@ -279,7 +283,8 @@ def covered(pick: Pick, operand: Operand, target: Target) -> bool:
 
 
 def writes_and_jumps(operands: tuple[Operand, ...]) -> bool:
-    """Whether nothing can be composed: what an operation writes cannot be moved elsewhere behind a jump."""
+    """Whether no output can be composed: what an operation writes cannot be moved elsewhere behind a jump. The inputs
+    can: all of them may become slots."""
     kinds = {operand.kind for operand in operands}
     return "out" in kinds and bool(kinds & {"label", "table"})
 

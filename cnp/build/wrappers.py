@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from cnp.build import supers
 from cnp.build.discover import INTEGERS, MOST_OPERANDS, SCALARS, Source
-from cnp.build.shapes import MOST_MIXED, REGISTER, VALUES, Shape, layout
+from cnp.build.shapes import MOST_MIXED, REGISTER, TRY, VALUES, Shape, layout
 from cnp.target import Target
 
 HEADER_BYTES = 32
@@ -347,6 +347,8 @@ class Pure(Stencil):
         trap = ""
         if item.kind == "trap":
             leave = f"CNP_HEADER(cnp_frame)->code = cnp_trap; {self.tail('cnp_to_trap', self.back({}))}"
+            if shape.operation == TRY + name:
+                leave = self.tail(f"cnp_to_target_{len(self.operands) - 1}", self.back({}))
             trap = f"u32 cnp_trap = {name}_trap({names}); if (unlikely(cnp_trap)) {{ {leave} }}"
         store, changed = self.write(0, "cnp_out")
         go_on = self.tail("cnp_to_next", self.back(changed))
@@ -425,7 +427,7 @@ class Body(Stencil):
         """The return; by way of the routine that stores the state where somebody wants to see it. Where all state
         is registers nobody does: they are for what lies between."""
         store = " ".join(f"S.{word} = {value};" for word, value in changed.items() if word not in self.narrow)
-        back = "return (cnp_word){ CNP_VALUE, (u64)cnp_frame };"
+        back = "return (cnp_word){ (u64)cnp_frame, CNP_VALUE };"
         if self.printer.source.state and all(REGISTER.fullmatch(n) for _, n in self.printer.source.state):
             return f"{store} {back}"
         leave = self.tail("cnp_leave_return", self.give(changed))
@@ -501,7 +503,7 @@ CALL = """
 CNP_INLINE cnp_word cnp_call(cnp_state *s, cnp_func function, void *base) {
     cnp_header *mine = CNP_HEADER(s->cnp_frame);
     u32 depth = mine->depth;
-    if (unlikely(depth == 0)) return (cnp_word){ TRAP(CNP_TRAP_DEPTH), 0 };
+    if (unlikely(depth == 0)) return (cnp_word){ 0, TRAP(CNP_TRAP_DEPTH) };
     char *frame = (char *)base + CNP_HEADER_SIZE;
     *(u64 *)&CNP_HEADER(frame)->depth = CNP_FIRST_HALF(depth - 1); /* and outer = 0: one store */
     CNP_HEADER(frame)->context = mine->context;
@@ -529,7 +531,7 @@ CNP_CC CNP_HIDDEN __attribute__((noinline)) cnp_word cnp_leave_{name}(CNP_TAKE) 
     CNP_OPEN_ALL CNP_SAVE_STATE
     cnp_header *header = CNP_HEADER(cnp_frame);
     {leave}
-    return (cnp_word){{ (u64)cnp_frame, 0 }};
+    return (cnp_word){{ 0, (u64)cnp_frame }};
 }}
 CNP_CC __attribute__((used)) cnp_word cnp_stub_{name}(CNP_TAKE) __asm__("cnp.stub.{name}");
 CNP_CC cnp_word cnp_stub_{name}(CNP_TAKE) {{
@@ -543,7 +545,7 @@ CNP_CC cnp_word cnp_stub_{name}(CNP_TAKE) {{
         + """
 CNP_CC CNP_HIDDEN __attribute__((noinline)) cnp_word cnp_leave_return(CNP_TAKE) {
     CNP_OPEN_ALL CNP_SAVE_STATE
-    return (cnp_word){ CNP_VALUE, (u64)cnp_frame };
+    return (cnp_word){ (u64)cnp_frame, CNP_VALUE };
 }
 void cnp_enter(char *cnp_frame, cnp_code *code) {
     cnp_state S; CNP_PADS CNP_FORGET CNP_LOAD_STATE

@@ -6,8 +6,10 @@ What is odd about it
 * Branches have two lengths: two bytes reach 127 bytes, five or six reach 2 GiB, so that only imports need veneers. For
   a symbol outside of the section the assembler always takes the long one: short ones are written as bytes.
 * `preserve_none` hands over twelve integer registers, r12 r13 r14 r15 rdi rsi rdx rcx r8 r9 r11 rax, and keeps
-  none of them for the caller. The frame pointer is the fifth (rdi), because r12 and r13 cost a byte more when they
-  are a base. rax is left free: a stencil that jumps through a table needs one register.
+  none of them for the caller. rax is left free: a stencil that jumps through a table needs one register.
+* r8 to r15 cost a byte more wherever 32 bits are meant. So r12 and rbx, and r13 and rbp, change their names in all of
+  clang's text (`clean`), which is as good to everybody: C keeps all four for its caller. The frame pointer is the fourth,
+  r15, which costs nothing as a base: a slot of 64 bits needs the prefix anyway.
 * A hole is a weak symbol: its address may be null, equal to another's and unaligned, so that no test of it folds,
   and it still folds into displacements. Immediates go through an instruction in asm, which takes every value.
 
@@ -20,6 +22,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
+from cnp.errors import BuildError
 from cnp.stencil import Block, Hole, What
 from cnp.target import Field, Formula, Piece, Syntax, Target
 
@@ -88,6 +91,26 @@ PRELUDE = r"""
 #define CNP_LESS(a, b) ({ u64 cnp_v = (a); __asm__("subq %1, %0" : "+r"(cnp_v) : "ri"(b)); cnp_v; })
 """
 
+#: Registers that change places in clang's text: both of a pair are kept by functions of the C ABI.
+EXCHANGED = (("bx", "12"), ("bp", "13"))
+
+#: Names of the parts of each register: 64, 32, 16 and 8 bits.
+PARTS = [
+    (f"r{n}", f"e{n}", n, f"{n[0]}l" if n[1] == "x" else f"{n}l")
+    for n in ["ax", "cx", "dx", "bx", "sp", "bp", "si", "di"]
+]
+PARTS += [(f"r{n}", f"r{n}d", f"r{n}w", f"r{n}b") for n in range(8, 16)]
+NUMBERED = {name: (number, part) for number, names in enumerate(PARTS) for part, name in enumerate(names)}
+HIGH = {"ah": 0, "ch": 1, "dh": 2, "bh": 3}  #: bytes that only these registers have
+NAME = re.compile(r"%(\w+)")
+NUMBER = {names[0]: number for number, names in enumerate(PARTS)}
+OTHERS = {
+    name: other
+    for pair in EXCHANGED
+    for a, b in (pair, pair[::-1])
+    for name, other in zip(PARTS[NUMBER[f"r{a}"]], PARTS[NUMBER[f"r{b}"]], strict=True)
+}
+
 OPPOSITE = "o/no b/ae e/ne be/a s/ns p/np l/ge le/g"
 INVERSE = {
     f"j{a}": f"j{b}" for pair in OPPOSITE.split() for a, b in (pair.split("/"), reversed(pair.split("/")))
@@ -97,6 +120,18 @@ SHORT_BRANCH = {  # jcc rel8, the conditions in the order of their numbers      
     f"j{condition}": SHORT.format(0x70 + number)
     for number, condition in enumerate(OPPOSITE.replace("/", " ").split())
 }
+
+
+def clean(line: str) -> str | None:
+    """clang's text with registers exchanged. BuildError: bits 8 to 15 of rbx, which no other register has a name for."""
+    return NAME.sub(exchanged, line) if "%" in line else line
+
+
+def exchanged(found: re.Match[str]) -> str:
+    """The other register of a pair, the same part of it."""
+    if found[1] == "bh":
+        raise BuildError("clang uses %bh, and r12 has no such part", target="x86_64", register="bh")
+    return f"%{OTHERS.get(found[1], found[1])}"
 
 
 def stack(mnemonic: str, arguments: str) -> int | None:
@@ -115,15 +150,6 @@ def stack(mnemonic: str, arguments: str) -> int | None:
     return None
 
 
-#: Names of the parts of each register: 64, 32, 16 and 8 bits.
-PARTS = [
-    (f"r{n}", f"e{n}", n, f"{n[0]}l" if n[1] == "x" else f"{n}l")
-    for n in ["ax", "cx", "dx", "bx", "sp", "bp", "si", "di"]
-]
-PARTS += [(f"r{n}", f"r{n}d", f"r{n}w", f"r{n}b") for n in range(8, 16)]
-NUMBERED = {name: (number, part) for number, names in enumerate(PARTS) for part, name in enumerate(names)}
-HIGH = {"ah": 0, "ch": 1, "dh": 2, "bh": 3}  #: bytes that only these registers have
-NAME = re.compile(r"%(\w+)")
 COUNTED = re.compile(r"(sh|sa|ro|rc)[lr]d?[bwlq]?$")  #: their count is in cl
 #: Instructions that use rdx besides what they name.
 IMPLICIT = re.compile(r"(i?div|mul|cqto|cltd|cqo|cdq)[bwlq]?$")
@@ -178,12 +204,13 @@ SYNTAX = Syntax(
     register="*",
     short_jump=SHORT.format(0xEB),
     short_branch=SHORT_BRANCH,
+    clean=clean,
 )
 
 
 def shorten(block: Block, near: frozenset[int], first: frozenset[int]) -> Block | None:
     """The code with disp8 instead of disp32 for the slots `near`, and no displacement for those that are `first` in the
-    frame; None if it cannot be. No jump of the code goes across them. A slot is always [rdi + disp32]:
+    frame; None if it cannot be. No jump of the code goes across them. A slot is always [r15 + disp32]:
 
         op  mod reg rm    disp32              op  mod reg rm    disp8           op  mod reg rm
         8b  10  ... 111   ........        ->  8b  01  ... 111   ..          or  8b  00  ... 111
@@ -232,6 +259,8 @@ TARGET = Target(
     byteorder="little",
     cflags=(
         "-march=x86-64-v2",
+        # rotations as such, not as double shifts, which are slow on half of the machines and longer; a sum of three in one lea
+        "-mtune=znver3",
         "-mno-red-zone",
         "-fno-pic",
         "-mcmodel=small",
@@ -240,7 +269,7 @@ TARGET = Target(
     ),
     ints=10,
     floats=8,
-    frame_position=4,
+    frame_position=3,
     convention="__attribute__((preserve_none))",
     fastcc=False,
     prelude=PRELUDE,
@@ -254,7 +283,7 @@ TARGET = Target(
     probe=((b"\xb8\x2a\x00\x00\x00\xc3", 42), (b"\xb8\x17\x00\x00\x00\xc3", 23)),  # mov $n, %eax; ret
     island=0,
     short_slots=(-(1 << 31), (1 << 31) - 1),
-    registers=((12, 13, 14, 15, 6, 2, 1, 8, 9, 11), tuple(range(8))),
+    registers=((3, 5, 14, 7, 6, 2, 1, 8, 9, 11), tuple(range(8))),
     results=(0, 2),
     register_fields=REGISTER_FIELDS,
     number_fields=NUMBER_FIELDS,
@@ -264,9 +293,9 @@ TARGET = Target(
     wide=False,
     shorten=shorten,
     short_field="imm8",
-    # r12 and r13 are odd as a base; rsi needs a prefix for its low byte, rdx and rcx are those of divisions
-    # and shifts, xmm0 that of blends
-    register_classes=(((14, 15, 8, 9, 11), (12,), (13,), (6,), (2,), (1,)), (tuple(range(1, 8)), (0,))),
+    # rbp is odd as a base; rdi and rsi need a prefix for their low bytes, rdx and rcx are those of divisions and shifts,
+    # xmm0 that of blends
+    register_classes=(((14, 8, 9, 11), (7, 6), (3,), (5,), (2,), (1,)), (tuple(range(1, 8)), (0,))),
     folds=True,
     coherent=True,
     code_align=1,
