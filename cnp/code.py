@@ -275,7 +275,9 @@ class Entry:
         if arguments is None:
             return list(range(0, 8 * len(types), 8))
         if len(arguments) != len(types):
-            message = f"{self.name}: {len(types)} arguments of {signature}, and {len(arguments)} places for them"
+            message = (
+                f"{self.name}: {len(types)} arguments of {signature}, and {len(arguments)} places for them"
+            )
             raise OperandError(
                 message, op=self.name, operand="arguments", value=arguments, allowed=len(types)
             )

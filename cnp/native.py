@@ -54,7 +54,9 @@ class CoreBackend:
     def make_callable(self, spec: CallableSpec) -> Callable[..., Any]:
         types = (spec.signature.result + spec.signature.arguments).encode()
         places = struct.pack(f"={len(spec.places)}q", *spec.places)
-        return self._make_callable(spec.enter, spec.code, types, spec.header_size, spec.state, places, *spec[6:])
+        return self._make_callable(
+            spec.enter, spec.code, types, spec.header_size, spec.state, places, *spec[6:]
+        )
 
 
 def _import_core() -> tuple[Any, str]:

@@ -217,11 +217,10 @@ def test_on_every_target(target: str) -> None:
     ways = ("compiled", "switch", "threaded") if has_threads(library) else ("compiled", "switch")
     runs = [(kernel, n, way) for kernel in KERNELS.values() for n in SIZES for way in ways]
     memory = [kernel.memory(n, machine.byteorder) or bytes(8) for kernel, n, _ in runs]
-    mark = "<" if machine.byteorder == "little" else ">"
     calls = [
         Call(
             kernel.name,
-            slots=struct.pack(f"{mark}Qq", address, n),
+            state={"r3": address, "r4": n},
             depth=0,
             interpret=way != "compiled",
             threaded=way == "threaded",

@@ -14,6 +14,7 @@ import threading
 import time
 import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -136,6 +137,13 @@ def test_header_of_a_fresh_frame(image: Image) -> None:
         assert image.callable("where", "uint64_t()", frame_bytes=frame_bytes)() % 16 == 0
 
 
+def test_arguments_may_be_words_of_the_state(image: Image) -> None:
+    """It lies at the beginning of the header. The next call begins with the state again."""
+    first = image.callable("state", "uint64_t(uint64_t, uint64_t)", places=(0, -HEADER))
+    assert first(0, 77) == 77
+    assert image.callable("state", "uint64_t(uint64_t)")(0) == struct.unpack_from("=Q", STATE)[0]
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -144,10 +152,15 @@ def test_header_of_a_fresh_frame(image: Image) -> None:
         {"frame_bytes": HEADER + 8},
         {"frame_bytes": -1},
         {"depth": -1},
+        {"places": (0,)},
+        {"places": (0, 64)},
+        {"places": (0, 12)},
+        {"places": (0, -8)},
+        {"places": (0, -HEADER - 8)},
     ],
 )
-def test_a_spec_that_would_overrun_is_refused(image: Image, wrong: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match=r"size|bytes|depth"):
+def test_a_spec_that_would_overrun_is_refused(image: Image, wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"size|bytes|depth|places"):
         image.callable("add", "int64_t(int64_t, int64_t)", **wrong)
 
 

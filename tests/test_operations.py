@@ -27,8 +27,8 @@ from tests.operation_rig import OUT, UNTOUCHED, Bench, experiments
 from tests.reference import (
     ATOMICS,
     LOADS,
-    STORES,
     MAY_TRAP,
+    STORES,
     UPDATES,
     WITH_LOAD,
     Reference,

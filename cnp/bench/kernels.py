@@ -22,13 +22,15 @@ MEMORY, N = r[3], r[4]  #: where a function finds its arguments
 class Kernel:
     """A kernel. assemble: writes its operations. memory: contents of its memory, for n and a byte order.
 
-    n: its size when it is timed: a millisecond or a few of compiled code. frame: bytes of its slots.
+    n: its size when it is timed: a millisecond or a few of compiled code. inner: label at which its inner loop begins.
+    frame: bytes of its slots.
     """
 
     name: str
     assemble: Callable[[Assembler], None]
     memory: Callable[[int, str], bytes]
     n: int
+    inner: str
     frame: int = 0
 
 
@@ -501,18 +503,18 @@ def _mix(asm: Assembler, t: Register, x: Register, first: int, second: int, thir
 KERNELS = {
     kernel.name: kernel
     for kernel in (
-        Kernel("fib", fib, images.nothing, 4_000_000),
-        Kernel("gcd", gcd, images.nothing, 30_000),
-        Kernel("collatz", collatz, images.nothing, 12_000),
-        Kernel("primes", primes, images.nothing, 30_000),
-        Kernel("sieve", sieve, images.zeros, 500_000),
-        Kernel("fnv1a", fnv1a, images.text, 1_000_000),
-        Kernel("xorshift", xorshift, images.nothing, 800_000),
-        Kernel("bubble_sort", bubble_sort, images.numbers, 1_500),
-        Kernel("matmul_i64", matmul_i64, images.integers, 140, frame=8),
-        Kernel("matmul_f64", matmul_f64, images.floats, 140),
-        Kernel("mandelbrot", mandelbrot, images.nothing, 150),
-        Kernel("nbody", nbody, images.bodies, 24_000),
-        Kernel("sha256", sha256, images.blocks, 5_000, frame=32),
+        Kernel("fib", fib, images.nothing, 4_000_000, "loop"),
+        Kernel("gcd", gcd, images.nothing, 30_000, "step"),
+        Kernel("collatz", collatz, images.nothing, 12_000, "step"),
+        Kernel("primes", primes, images.nothing, 30_000, "divide"),
+        Kernel("sieve", sieve, images.zeros, 500_000, "strike"),
+        Kernel("fnv1a", fnv1a, images.text, 1_000_000, "loop"),
+        Kernel("xorshift", xorshift, images.nothing, 800_000, "loop"),
+        Kernel("bubble_sort", bubble_sort, images.numbers, 1_500, "compare"),
+        Kernel("matmul_i64", matmul_i64, images.integers, 140, "term", frame=8),
+        Kernel("matmul_f64", matmul_f64, images.floats, 140, "term"),
+        Kernel("mandelbrot", mandelbrot, images.nothing, 150, "again"),
+        Kernel("nbody", nbody, images.bodies, 24_000, "other"),
+        Kernel("sha256", sha256, images.blocks, 5_000, "rounds", frame=32),
     )
 }

@@ -3,7 +3,8 @@
 # Each does what the operations there do, in their order and with their loops. Whatever the machine offers for one
 # operation, or for neighbours together, is used: addresses as operands, lea, flags of the instruction before, constants
 # in registers, all sixteen registers of either kind, and no more than that: nothing is unrolled, moved or left out, but
-# a division whose divisor is seen to be other than 0 is not preceded by a test.
+# a division whose divisor is seen to be other than 0 is not preceded by a test: where it is the test of a loop, as in gcd,
+# that stands at the loop's end.
 #
 # System V ABI: i64(u8 *memory = rdi, i64 n = rsi), rax. rax rcx rdx rsi rdi r8-r11 and all xmm need not be kept.
 
@@ -205,7 +206,7 @@
         ret
         end     bubble_sort
 
-        function matmul_i64, 17         # rdi a, rdx start, rcx c, rax total, r8 row, r10 j, r11 k, rbx value, rbp b, r9 x
+        function matmul_i64, 22         # rdi a, rdx start, rcx c, rax total, r8 row, r10 j, r11 k, rbx value, rbp b, r9 x
         xor     eax, eax
         test    rsi, rsi
         jle     .Lmatmul_i64_done

@@ -382,7 +382,7 @@ class Body(Stencil):
         opening = self.opening(symbol(self.sample, "stencil" if self.part == "hot" else "slow"), self.label())
         return f"""{opening} {{
     {self.printer.open(self.narrow) if self.narrow else "CNP_OPEN"} {reads}
-    cnp_go cnp_next = {name}(&S{arguments});
+    cnp_go cnp_next = {name}(&S{arguments}); {self.apart()}
     {"CNP_FORGET" if calls or native else ""} {"cnp_frame = S.cnp_frame; CNP_BURY_MEMORY" if native else ""}
     {self.look_for_raised() if calls else ""}
     switch (cnp_next) {{
@@ -393,6 +393,16 @@ class Body(Stencil):
 
     def label(self) -> str:
         return f"cnp.{'stencil' if self.part == 'hot' else 'slow'}.{self.sample.key}"
+
+    def apart(self) -> str:
+        """What a body writes to registers before it branches on that is handed on as it is: see CNP_APART."""
+        if not any(operand.kind == "label" for operand in self.operands):
+            return ""
+        return " ".join(
+            f"out{n} = CNP_APART(out{n});"
+            for n, operand in enumerate(self.operands)
+            if operand.kind == "out" and self.sample.register(n)[:1] == "r"
+        )
 
     def cases(self, has_slow: bool) -> str:
         """What is done for each answer that this body may give."""
