@@ -144,7 +144,8 @@ def size_of(name: str) -> int:
     plain = name.removesuffix("_at").removesuffix("_checked")
     if "_atomic_" in name:
         return width(name.partition("_")[0]) // 8
-    if plain.removesuffix("_load") in WITH_LOAD or plain.removesuffix("_to") in UPDATES:
+    kind, _, last = plain.rpartition("_")
+    if (last == "load" and kind in WITH_LOAD) or (last == "to" and kind in UPDATES):
         return width(name.partition("_")[0]) // 8
     types = LOADS.get(plain) or STORES.get(plain)
     return width(types[1]) // 8 if types else 0
