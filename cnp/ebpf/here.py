@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable
+from ctypes import addressof, c_ubyte
 from functools import cached_property
 from typing import Any
 
@@ -22,6 +23,7 @@ from cnp.symbols import pointer_value
 
 HELPER = "uint64_t(uint64_t, uint64_t, uint64_t, uint64_t, uint64_t)"
 PACKET = "uint64_t(uint64_t, uint64_t, uint64_t)"
+first_byte = c_ubyte.from_buffer
 NO_PACKET = (1 << 64) - 1  #: what the packet's callback gives for bytes that there are not
 
 
@@ -78,20 +80,27 @@ class Function:
         return self.code[MAIN].callable("uint64_t(uint64_t, uint64_t)", depth=self.options.depth)
 
     def __call__(self, memory: Any = b"", fuel: int | None = None) -> int:
+        fast = self._fast
+        if fast is None or fuel is not None:
+            return self._run(memory, fuel)
+        try:
+            if (
+                type(memory) is bytearray and memory
+            ):  # what most calls give, and the shortest way to its address
+                held: object = first_byte(memory)  # until the run is over
+                return fast(addressof(held), len(memory))  # type: ignore[arg-type]
+            held, place, size = placed(memory)
+            return fast(place, size)
+        except TrapError as trap:  # of a code object: what the core compiled raises what it should
+            return stopped(self.program, self.translated, trap.index, trap.code, trap.state)
+
+    def _run(self, memory: Any, fuel: int | None) -> int:
+        """With fuel, or with a frame that helpers can look into."""
         if fuel is not None and not self.options.polls:
             raise OperandError(
                 "fuel needs code with polls", op="", operand="fuel", value=fuel, allowed="polls=True"
             )
         _held, place, size = placed(memory)  # held until the run is over
-        if self._fast is None or fuel is not None:
-            return self._run(place, size, fuel)
-        try:
-            return self._fast(place, size)
-        except TrapError as trap:  # of a code object: what the core compiled raises what it should
-            return stopped(self.program, self.translated, trap.index, trap.code, trap.state)
-
-    def _run(self, place: int, size: int, fuel: int | None) -> int:
-        """With fuel, or with a frame that helpers can look into."""
         depth, compiled = self.options.depth, self._quick
         library, needs, slots = (
             (compiled.library, compiled.needs, compiled.entry.frame) if compiled

@@ -21,7 +21,6 @@ from cnp.errors import OperandError, StateError
 from cnp.frame import FrameImage
 
 _ffi = FFI()
-_Byte = ctypes.c_ubyte
 _END = 2  #: ends the table of regions
 
 
@@ -45,11 +44,7 @@ def address_of(held: Any) -> int:
 
 
 def placed(memory: Any) -> tuple[object, int, int]:
-    """The same with its address and its bytes: (0, 0) where there are none. Most calls give a bytearray, for which this is
-    short."""
-    if type(memory) is bytearray and memory:
-        first = _Byte.from_buffer(memory)
-        return first, ctypes.addressof(first), len(memory)
+    """The same with its address and its bytes: (0, 0) where there are none."""
     held = hold(memory)
     return held, *((address_of(held), len(held)) if len(held) else (0, 0))
 
