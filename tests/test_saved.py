@@ -77,7 +77,9 @@ def test_code_that_is_loaded_runs(tmp_path: Path) -> None:
     code.save(tmp_path / "f.code")
     loaded = cnp.load_code(tmp_path / "f.code", symbols={"x": 0x4000})
     assert loaded["f"].run().value == expected
-    assert loaded["f"].callable("int64_t()")() == expected
+    assert (
+        loaded["f"].callable("int64_t(int64_t, int64_t)")(0, 0) == expected
+    )  # slots begin with what lay there
     assert loaded.program.ops[0].at == ("prog.lang", 3)
     assert cnp.load_code(tmp_path / "f.code", cnp.load("ops"), {"x": 0})["f"].run().value == 10 - 4 + 2
     with pytest.raises(SymbolError) as caught:
