@@ -6,7 +6,7 @@ import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cnp import __version__, host, link, native, runtime, targets
+from cnp import __version__, host, link, native, processor, runtime, targets
 from cnp.assembler import slot
 from cnp.build import toolchain
 from cnp.errors import CnpError, ToolError
@@ -35,11 +35,24 @@ class Check:
 def examine() -> Iterator[Check]:
     """All checks, one after the other."""
     yield Check("cnp", OK, f"{__version__}, Python {platform.python_version()} on {platform.machine()}")
+    yield features()
     yield core()
     yield memory()
     yield clang()
     for name in targets.TARGETS:
         yield machine(targets.get(name))
+
+
+def features() -> Check:
+    """What generated code may use here beyond the base line, and what it could if it were there."""
+    try:
+        known = targets.get("host").features
+    except ToolError as error:
+        return Check("processor", MISSING, error.message, "programs for other machines can be encoded here")
+    here = processor.features(targets.get("host"))
+    lacking = [feature.name for feature in known if feature.name not in here]
+    finding = f"features beyond the base line: {', '.join(here) or 'none'}"
+    return Check("processor", OK, finding + (f"; without {', '.join(lacking)}" if lacking else ""))
 
 
 def core() -> Check:

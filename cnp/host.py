@@ -103,6 +103,10 @@ class TargetLike(Protocol):
     def qemu(self) -> str:
         """The architecture as qemu-user and `uname -m` spell it."""
 
+    @property
+    def emulated(self) -> str:
+        """The processor that qemu-user is to be; "" for its default."""
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -176,7 +180,7 @@ def emulator(target: TargetLike) -> list[str] | None:
     for name in (f"qemu-{target.qemu}-static", f"qemu-{target.qemu}"):
         path = shutil.which(name)
         if path:
-            return [path]
+            return [path, "-cpu", target.emulated] if target.emulated else [path]
     return None
 
 

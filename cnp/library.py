@@ -23,7 +23,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cnp import targets
+from cnp import processor, targets
 from cnp.errors import BuildError, LibraryError, OperandError, ToolError
 from cnp.operands import Register
 from cnp.stencil import Block, Constant, Import, Operand, Operation, StateField
@@ -110,11 +110,11 @@ class Library:
     constants, registers, supers as in the builder's hand-over; facts: target, clang, flags, digest of the inputs. digest:
     of the file's contents.
     features: of the processor that code is made for, beyond the target's base line; forms that need others
-    are skipped.
+    are skipped. None: those that the processor of this machine has.
     """
 
-    def __init__(self, data: bytes, path: str = "<bytes>", features: Iterable[str] = ()) -> None:
-        self.path, self.features = path, frozenset(features)
+    def __init__(self, data: bytes, path: str = "<bytes>", features: Iterable[str] | None = ()) -> None:
+        self.path = path
         head, body = self._open(data)
         self.facts: dict[str, Any] = head
         try:
@@ -123,11 +123,12 @@ class Library:
             raise self._refuse(f"the head is not what format {FORMAT} says ({error!r})") from error
         self.core: Any = None  # what cnp/emit.py makes of it for the core in C
         self.operations = tuple(self._rows)
+        self.features = self._features(features)
         self._operations: dict[str, Operation] = {}
 
     @classmethod
-    def load(cls, path: str | Path, features: Iterable[str] = ()) -> Library:
-        """Read a stencil file. LibraryError says what is wrong with it."""
+    def load(cls, path: str | Path, features: Iterable[str] | None = ()) -> Library:
+        """Read a stencil file. LibraryError says what is wrong with it; OperandError: a feature that there is not."""
         try:
             data = Path(path).read_bytes()
         except OSError as error:
@@ -135,6 +136,19 @@ class Library:
                 f"{path}: {error.strerror}; build it with build_stencils.py", path=str(path)
             ) from error
         return cls(data, str(path), features)
+
+    def _features(self, wanted: Iterable[str] | None) -> frozenset[str]:
+        """The features that are asked for, their names checked."""
+        if wanted is None:
+            return frozenset(processor.features(self.target))
+        known = [feature.name for feature in self.target.features]
+        known += [name for name in self.facts["features"] if name and name not in known]
+        found = frozenset([wanted] if isinstance(wanted, str) else wanted)
+        if unknown := sorted(found - set(known)):
+            there = f"it has {', '.join(known)}" if known else "it has none"
+            message = f"{self.target.name} has no feature {unknown[0]!r}; {there}"
+            raise OperandError(message, op="", operand="features", value=unknown[0], allowed=tuple(known))
+        return found
 
     def _refuse(self, what: str) -> LibraryError:
         return LibraryError(f"{self.path}: {what}", path=self.path)

@@ -92,31 +92,38 @@ class Vocabulary:
         return Frame(self.library, slots)
 
 
-def load(path: str | Path, target: str = "host") -> Vocabulary:
+def load(path: str | Path, target: str = "host", features: Iterable[str] | None = None) -> Vocabulary:
     """Load a stencil file: a path, the name of one that came with the library, such as `ops`, or a C source.
 
     Of `my_vm.c` the file `my_vm.TARGET.cnp` beside it is taken, if it was built from this very source; else clang compiles
     it into the user's cache. target: for which machine, where the path does not say it; code for another one can be encoded
-    here. LibraryError, BuildError, ToolError and CacheWarning say what is wrong.
+    here. features: of its processor, beyond the base line (`Target.features`), that code may use: by default those of this
+    machine's processor, and none of another machine's. LibraryError, BuildError, ToolError and CacheWarning say what is
+    wrong; OperandError: the target has no feature of that name.
     """
     file = Path(path)
     wanted = targets.get(target)
     if file.suffix == ".c":
-        return Vocabulary(source.of_file(file, wanted))
+        return Vocabulary(source.of_file(file, wanted, features))
     if not file.suffix and not file.is_file():
         file = installed(str(path), wanted.name)
-    return Vocabulary(Library.load(file))
+    return Vocabulary(Library.load(file, features))
 
 
 def compile(
-    text: str, target: str = "host", *, name: str = "<source>", include: Iterable[str | Path] = ()
+    text: str,
+    target: str = "host",
+    *,
+    name: str = "<source>",
+    include: Iterable[str | Path] = (),
+    features: Iterable[str] | None = None,
 ) -> Vocabulary:
     """Compile operations written in C, given as text; what was compiled before comes out of the user's cache.
 
-    name: what messages call the text. include: folders of headers that it includes. BuildError stands at the line of the
-    text; ToolError: there is no clang.
+    name: what messages call the text. include: folders of headers that it includes. features: as for `load`. BuildError
+    stands at the line of the text; ToolError: there is no clang.
     """
-    return Vocabulary(source.of_text(text, targets.get(target), name, include))
+    return Vocabulary(source.of_text(text, targets.get(target), name, include, features))
 
 
 def load_code(
@@ -145,7 +152,7 @@ def beside(file: Path, name: str) -> Library:
     """The stencil file of that name in the folder of another file, or among those that came with the library."""
     for folder in (file.parent, Path(__file__).parent / "lib"):
         if Path(name).name == name and (folder / name).is_file():
-            return Library.load(folder / name)
+            return Library.load(folder / name, features=None)
     message = f"{file} was assembled with {name}, which is not there: give its vocabulary, or put it beside"
     raise LibraryError(message, path=name)
 

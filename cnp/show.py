@@ -24,7 +24,10 @@ def summary(library: Library) -> str:
     """One line on a whole file."""
     forms = sum(len(library[name].forms) for name in library.operations)
     facts = library.facts
-    return f"{facts['source']} for {facts['target']}: {len(library.operations)} operations, {forms} forms, clang {facts['clang']}"
+    beyond = [name for name in facts["features"] if name]
+    features = f" (some need {' or '.join(beyond)})" if beyond else ""
+    counts = f"{len(library.operations)} operations, {forms} forms{features}"
+    return f"{facts['source']} for {facts['target']}: {counts}, clang {facts['clang']}"
 
 
 def list_rows(library: Library) -> list[tuple[str, ...]]:
@@ -44,8 +47,10 @@ def figures(stencil: Stencil) -> tuple[str, str, str]:
 
 
 def accepts(form: Form) -> str:
-    """What a form takes: the kind of each operand, with its limits where they are narrower than the kind's."""
-    return ", ".join(accept(item) for item in form.accepts)
+    """What a form takes: the kind of each operand, with its limits where they are narrower than the kind's. Behind it the
+    feature that its code needs."""
+    taken = ", ".join(accept(item) for item in form.accepts)
+    return f"{taken}; needs {form.feature}" if form.feature else taken
 
 
 def accept(item: Accept) -> str:

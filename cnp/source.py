@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 PACKAGE = str(Path(__file__).parent)
 
 
-def of_file(path: Path, target: Target) -> Library:
-    """The vocabulary of a C source for a target.
+def of_file(path: Path, target: Target, features: Iterable[str] | None = ()) -> Library:
+    """The vocabulary of a C source for a target. features: as for `Library`.
 
     BuildError stands at the line of the source. ToolError: it has to be compiled and there is no clang; LibraryError: there is
     no such source. CacheWarning: the file beside the source, or the cache, could not be used.
@@ -36,14 +36,14 @@ def of_file(path: Path, target: Target) -> Library:
     beside = path.with_suffix(f".{target.name}.cnp")
     fault = ""
     if beside.exists():
-        found = prebuilt(beside, path, target)
+        found = prebuilt(beside, path, target, features)
         if isinstance(found, Library):
             return found
         fault = found
     if not path.exists():
         raise LibraryError(fault or f"{path}: no such file, nor {beside.name} beside it", path=str(path))
     try:
-        library = compiled(path, target, str(path), ())
+        library = compiled(path, target, str(path), (), features)
     except ToolError as error:
         missing = f"{path} must be compiled, for there is no {beside.name} beside it"
         message = f"{fault or missing}; {error.message}"
@@ -54,10 +54,10 @@ def of_file(path: Path, target: Target) -> Library:
     return library
 
 
-def prebuilt(beside: Path, path: Path, target: Target) -> Library | str:
+def prebuilt(beside: Path, path: Path, target: Target, features: Iterable[str] | None) -> Library | str:
     """The stencil file beside a source, or why it cannot be used."""
     try:
-        library = Library.load(beside)
+        library = Library.load(beside, features)
     except LibraryError as error:
         return error.message
     if library.target is not target:
@@ -69,16 +69,20 @@ def prebuilt(beside: Path, path: Path, target: Target) -> Library | str:
     return library
 
 
-def of_text(text: str, target: Target, name: str, include: Iterable[str | Path]) -> Library:
-    """The vocabulary of C text. name: what messages call it; include: folders of headers."""
+def of_text(
+    text: str, target: Target, name: str, include: Iterable[str | Path], features: Iterable[str] | None = ()
+) -> Library:
+    """The vocabulary of C text. name: what messages call it; include: folders of headers; features: as for `Library`."""
     with tempfile.TemporaryDirectory(prefix="cnp-") as scratch:
         path = Path(scratch) / "source.c"
         quoted = name.replace("\\", "\\\\").replace('"', '\\"')
         path.write_text(f'#line 1 "{quoted}"\n{text}', encoding="utf-8")
-        return compiled(path, target, name, tuple(Path(folder) for folder in include))
+        return compiled(path, target, name, tuple(Path(folder) for folder in include), features)
 
 
-def compiled(path: Path, target: Target, name: str, include: tuple[Path, ...]) -> Library:
+def compiled(
+    path: Path, target: Target, name: str, include: tuple[Path, ...], features: Iterable[str] | None
+) -> Library:
     """By clang, or out of the cache. ToolError: what is needed for that is not installed."""
     try:
         from cnp.build import cache, driver, toolchain
@@ -86,7 +90,7 @@ def compiled(path: Path, target: Target, name: str, include: tuple[Path, ...]) -
         message = f"to compile operations, {error.name} is needed: pip install 'cnp[build]'"
         raise ToolError(message, tool=error.name) from error
     job: Job = driver.Job(path, target, toolchain.find(), name=name, include=include)
-    return cache.built(job)
+    return cache.built(job, features)
 
 
 def digest_of(path: Path) -> str:

@@ -165,6 +165,20 @@ class Syntax:
 
 
 @dataclass(frozen=True, slots=True)
+class Feature:
+    """What some processors of a target have beyond its base line: instructions that code may use where they are there.
+
+    cflags: clang's options for it, behind those of the target. How the kernel tells that a processor has it: `words`, all of
+    which stand in its description, and `hwcap`, an entry of the auxiliary vector with the bits that are set there.
+    """
+
+    name: str
+    cflags: tuple[str, ...]
+    words: frozenset[str] = frozenset()
+    hwcap: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
     """A machine: everything that is special about it, as data.
 
@@ -182,7 +196,10 @@ class Target:
     coherent: instruction fetch sees every store, nothing has to be flushed. wide: slots also come in a long form, beside
     the short one for offsets within short_slots. folds: small immediates also come as addresses, which fold into
     instructions. trap: fills unused code memory. probe: two functions `int f(void)` with their results, to test the
-    memory with. long_nops: instructions that do nothing and are longer than `nop`, the longest first. lld: options that its linker needs. code_align: of instructions, in bytes. machine: the ELF number.
+    memory with. long_nops: instructions that do nothing and are longer than `nop`, the longest first. lld: options that its
+    linker needs. code_align: of instructions, in bytes. machine: the ELF number. features: beyond the base line; an operation
+    has forms of its own for each that makes it shorter. emulated: the processor that the emulator is to be, so that it has
+    them all; "" where that is its default.
     """
 
     name: str
@@ -208,6 +225,8 @@ class Target:
     short_slots: tuple[int, int]
     lld: tuple[str, ...] = ()
     qemu: str = ""
+    emulated: str = ""
+    features: tuple[Feature, ...] = ()
     wide: bool = True
     folds: bool = False
     llvm_flags: tuple[str, ...] = ()

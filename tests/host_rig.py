@@ -12,7 +12,7 @@ from pathlib import Path
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 
-from cnp import host
+from cnp import host, targets
 from cnp.host import HostImage, Segment
 
 CLANG = [sys.executable, "-m", "ziglang", "clang"]
@@ -33,6 +33,10 @@ class HostTarget:
     read_entry: str = (
         ""  # reads the register that must hold the address of the called function, where there is one
     )
+
+    @property
+    def emulated(self) -> str:
+        return targets.get(self.name).emulated
 
     @property
     def qemu(self) -> str:

@@ -43,7 +43,7 @@ def test_ties_that_forbid() -> None:
 
 def test_features_that_the_processor_has() -> None:
     assert size_of((r[1], r[2]), "i64_popcnt") == 64
-    assert size_of((r[1], r[2]), "i64_popcnt", ("popcnt", "lse")) == 8
+    assert size_of((r[1], r[2]), "i64_popcnt", ("popcnt", "v3")) == 8
 
 
 def test_what_is_in_the_holes() -> None:

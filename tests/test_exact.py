@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 import random
 import struct
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from fractions import Fraction
 from functools import cache
@@ -21,12 +22,12 @@ import pytest
 from cnp import host, runtime, slot, targets
 from cnp.assembler import Assembler
 from cnp.foreign import Call, ForeignCode
-from cnp.library import Library
 from tests.operation_rig import NEAR, UNTOUCHED, Bench, Experiment, Row, Variant, fetch, keep
 from tests.reference import BAD_CONVERSION, FORMATS, Reference, Trap, hole_word, nearest, references, width
-from tests.support import runnable
+from tests.support import every_processor, operations
 
-ROWS_HERE, ROWS_ELSEWHERE = 2000, 250  #: values of each operation, on this machine and in qemu
+ROWS_HERE, ROWS_ELSEWHERE = 2000, 250  #: values of each operation, on this machine and at least in qemu
+KIND_ELSEWHERE = 2000  #: … and at least of the operations of one kind
 CONVERSIONS_HERE, CONVERSIONS_ELSEWHERE = 300, 40  #: … where each one is a run, because it may trap
 FLOATS = ("f64", "f32")
 INTEGERS = ("i64", "i32", "u64", "u32")
@@ -93,6 +94,22 @@ def judged() -> dict[str, Reference]:
             found.append(replace(item, compute=exact(f, item.compute, compute)))
         found.append(replace(table[f"{f}_sqrt"], compute=exact_root(f)))
     return {item.name: item for item in found}
+
+
+def kind(name: str) -> str:
+    """What an operation rounds for."""
+    what = name.split("_")[1]
+    if what == "from" or (name[0] == "i" and what == "trunc"):
+        return "conversion"
+    if what in ("floor", "ceil", "trunc", "nearest"):
+        return "rounding"
+    return {"div": "division", "rem": "division", "fma": "fma"}.get(what, "arithmetic")
+
+
+def rows_elsewhere() -> dict[str, int]:
+    """How many values each operation gets in qemu."""
+    members = Counter(map(kind, judged()))
+    return {name: max(ROWS_ELSEWHERE, -(-KIND_ELSEWHERE // members[kind(name)])) for name in judged()}
 
 
 # ---- values
@@ -333,9 +350,9 @@ def table(name: str, most: int) -> tuple[tuple[Row, int | None], ...]:
 # ---- programs
 
 
-def experiments(most: int) -> list[Experiment]:
-    """One use of each operation, over its values."""
-    return [experiment(item, table(item.name, ROWS_HERE)[:most]) for item in judged().values()]
+def experiments(most: Mapping[str, int]) -> list[Experiment]:
+    """One use of each operation, over its values. most: of each one."""
+    return [experiment(item, table(item.name, ROWS_HERE)[: most[item.name]]) for item in judged().values()]
 
 
 def experiment(item: Reference, uses: tuple[tuple[Row, int | None], ...]) -> Experiment:
@@ -355,7 +372,11 @@ def test_the_values_are_many_and_hit_the_ties() -> None:
     """What the numbers above promise; and that values made to be ties are some."""
     total = sum(len(table(name, ROWS_HERE)) for name in judged())
     assert total >= 100_000
-    assert ROWS_ELSEWHERE * len(judged()) >= 2000
+    elsewhere: Counter[str] = Counter()
+    for name, most in rows_elsewhere().items():
+        elsewhere[kind(name)] += len(table(name, ROWS_HERE)[:most])
+    assert elsewhere.keys() == {"conversion", "division", "fma", "rounding", "arithmetic"}
+    assert min(elsewhere.values()) >= KIND_ELSEWHERE
     for f in FLOATS:
         ties = sum(is_tie(f, row) for row, _ in table(f"{f}_fma", ROWS_HERE))
         subnormal = sum(
@@ -379,9 +400,10 @@ def is_tie(f: str, row: Row) -> bool:
     return other == nearest(f, other)
 
 
-def test_on_this_machine() -> None:
-    vocabulary = runtime.load("ops")
-    bench = Bench(experiments(ROWS_HERE))
+@pytest.mark.parametrize("features", [(), None], ids=["base line", "features"])
+def test_on_this_machine(features: tuple[str, ...] | None) -> None:
+    vocabulary = runtime.load("ops", features=features)
+    bench = Bench(experiments(dict.fromkeys(judged(), ROWS_HERE)))
     asm = vocabulary.assembler()
     bench.emit(asm)
     code = asm.build()
@@ -395,12 +417,10 @@ def test_on_this_machine() -> None:
     assert bench.failures(vocabulary.library, bytes(output), runtime.address(output)) == []
 
 
-@pytest.mark.parametrize(
-    "target", [name for name in targets.TARGETS if host.emulator(targets.get(name)) != []]
-)
-def test_elsewhere(target: str) -> None:
-    lib = Library.load(runtime.installed("ops", runnable(target).name))
-    bench = Bench(experiments(ROWS_ELSEWHERE))
+@every_processor
+def test_on_every_target(target: str, featured: bool) -> None:
+    lib = operations(target, featured)
+    bench = Bench(experiments(rows_elsewhere()))
     asm = Assembler(lib)
     bench.emit(asm)
     code = ForeignCode(asm.close())
@@ -463,7 +483,7 @@ def test_conversions_trap_or_are_exact_here() -> None:
     "target", [name for name in targets.TARGETS if host.emulator(targets.get(name)) != []]
 )
 def test_conversions_trap_or_are_exact_elsewhere(target: str) -> None:
-    lib = Library.load(runtime.installed("ops", runnable(target).name))
+    lib = operations(target)
     asm = Assembler(lib)
     emit_conversions(asm)
     mark = "<" if lib.target.byteorder == "little" else ">"

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from cnp import host, runtime, targets
+from cnp import host, targets
 from cnp.build.question import cost
 from cnp.choose import chooser
 from cnp.library import Library
@@ -28,7 +28,7 @@ from cnp.stencil import Accept, Block, Form, Hole, Operation, What
 from tests.form_rig import Rig
 from tests.form_uses import LABELS, Operands, Use, all_uses, forms_to_run
 from tests.reference import decode, hole_word
-from tests.support import every_target, need, runnable
+from tests.support import every_target, need, operations
 
 SEED = int(os.environ.get("CNP_SEED", "3"))
 TURNS = 8  #: choices of operands for each form, beside the ends
@@ -39,8 +39,8 @@ FLOATS = ("f32", "f64")
 
 @cache
 def library(name: str) -> Library:
-    """The stencil file that comes with the library."""
-    return Library.load(runtime.installed("ops", runnable(name).name))
+    """The stencil file that comes with the library, with all features that run here."""
+    return operations(name, featured=True)
 
 
 def check(lib: Library, seed: int, turns: int) -> None:

@@ -36,7 +36,7 @@ from tests.reference import (
     hole_word,
     references,
 )
-from tests.support import every_target, runnable
+from tests.support import every_processor, every_target, operations
 
 WAYS = (False, True)  #: generated code, the interpreter
 CONTROL = {
@@ -53,7 +53,7 @@ SENTINEL = 0x5EA1_5EA1_5EA1_5EA1
 @cache
 def library(name: str) -> Library:
     """The stencil file that comes with the library."""
-    return Library.load(runtime.installed("ops", runnable(name).name))
+    return operations(name)
 
 
 def run(asm: Assembler, calls: list[Call]) -> list[Result]:
@@ -136,9 +136,9 @@ def bench() -> Bench:
     return Bench([*experiments(), *memory_experiments()])
 
 
-@every_target
-def test_every_form_computes_what_the_reference_says(target: str) -> None:
-    lib, judge = library(target), bench()
+@every_processor
+def test_every_form_computes_what_the_reference_says(target: str, featured: bool) -> None:
+    lib, judge = operations(target, featured), bench()
     asm = Assembler(lib)
     judge.emit(asm)
     code = ForeignCode(asm.close())

@@ -220,8 +220,9 @@ def assembled(kernel: Kernel) -> runtime.Code:
 
 
 def behind(kernel: Kernel, jumps: int) -> runtime.Code:
-    """A kernel behind so many jumps, which nobody executes and which begin a cache line."""
-    asm = runtime.load("ops").assembler()
+    """A kernel behind so many jumps, which nobody executes and which begin a cache line; for the base line, as what it is
+    measured against."""
+    asm = runtime.load("ops", features=()).assembler()
     asm.align(CACHE_LINE)
     if jumps:
         asm.function("gap", frame=0)

@@ -11,7 +11,7 @@ all the same.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,8 +34,9 @@ def folder() -> Path | None:
         return None
 
 
-def built(job: Job) -> Library:
-    """The vocabulary of a job; clang compiles it if no file of this content is there.
+def built(job: Job, features: Iterable[str] | None = ()) -> Library:
+    """The vocabulary of a job; clang compiles it if no file of this content is there. A file has the forms of all features:
+    which ones code may use is said when it is read.
 
     BuildError stands at the user's line; ToolError: clang failed to start. CacheWarning: nothing could be kept, or what was
     kept was damaged.
@@ -43,23 +44,23 @@ def built(job: Job) -> Library:
     key, inside = inputs_digest(job), folder()
     if inside is None:
         warn("there is no home folder to keep stencil files in; set XDG_CACHE_HOME")
-        return Library(build(job), job.source.name)
+        return Library(build(job), job.source.name, features)
     place = inside / f"{job.source.stem}.{key[:KEY]}.{job.target.name}.cnp"
-    if (known := kept(place, key)) is not None:
+    if (known := kept(place, key, features)) is not None:
         return known
     data = build(job)
     try:
         put(place, data)
     except OSError as error:
         warn(f"{place} could not be kept ({error.strerror}): {job.source.name} is built again next time")
-    return Library(data, str(place))
+    return Library(data, str(place), features)
 
 
-def kept(place: Path, key: str) -> Library | None:
+def kept(place: Path, key: str, features: Iterable[str] | None = ()) -> Library | None:
     """The vocabulary in a file of the cache; None if there is none that can be used."""
     try:
         data = place.read_bytes()
-        library = Library(data, str(place))
+        library = Library(data, str(place), features)
     except FileNotFoundError:
         return None
     except OSError as error:

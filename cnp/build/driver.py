@@ -9,31 +9,31 @@ What learning wants to know goes around once more, from `wrappers` to `extract`.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from cnp import library
 from cnp.build import calls, convention, interpreter, layout, supers, wrappers
 from cnp.build.discover import Source, discover
 from cnp.build.extract import Extracted, extract
+from cnp.build.forms import best, narrowed, plain_form, shortened
 from cnp.build.learn import Learner
-from cnp.build.question import cost
-from cnp.build.shapes import MOST_MIXED, Shape, registers
+from cnp.build.shapes import Shape, registers, with_feature
 from cnp.build.shapes import shapes as all_shapes
 from cnp.build.toolchain import Toolchain
 from cnp.build.wrappers import HEADER_BYTES, Calls, Sample
 from cnp.errors import BuildError, ToolError
 from cnp.library import Built
 from cnp.source import digest_of
-from cnp.stencil import Accept, Form, Import, Operation, StateField, Stencil, What
-from cnp.target import Formula, Target
+from cnp.stencil import Form, Import, Operation, StateField, Stencil
+from cnp.target import Feature, Target
 
 LOCATED = re.compile(r"\S.*?:(\d+):")  #: a message at a line, not the lines that show it
 INCLUDED_FROM = re.compile(
@@ -41,10 +41,8 @@ INCLUDED_FROM = re.compile(
 )  #: files that the builder printed
 PRINTED_NOTE = re.compile(r"\S*/cnp-\w+/\S*: note:")
 CRASH = "frontend command failed"  #: what clang says when it dies
+Item = TypeVar("Item")
 PORTION = 2500  #: stencils that are compiled at once
-FAR, NEAR, FIRST = range(
-    3
-)  #: where in the frame a slot lies, for machines whose fields are shorter near its begin
 
 #: What the shape of the code asks for: small functions without tables, frames, alignment or unwind tables.
 SHAPE = (
@@ -75,7 +73,7 @@ WARNINGS = (
 @dataclass(frozen=True, slots=True)
 class Job:
     """One source for one target. keep: folder for IR, assembly and objects to look at. name: what messages call the source,
-    its path if not given. include: more folders of headers."""
+    its path if not given. include: more folders of headers. feature: what the processor has beyond the base line."""
 
     source: Path
     target: Target
@@ -83,10 +81,17 @@ class Job:
     keep: Path | None = None
     name: str = ""
     include: tuple[Path, ...] = ()
+    feature: Feature | None = None
+
+    @property
+    def machine(self) -> list[str]:
+        """Options that say what the code is for."""
+        beyond = self.feature.cflags if self.feature else ()
+        return [f"--target={self.target.triple}", *self.target.cflags, *beyond]
 
     @property
     def flags(self) -> list[str]:
-        return [f"--target={self.target.triple}", *self.target.cflags, *SHAPE, *MEANING, *WARNINGS]
+        return [*self.machine, *SHAPE, *MEANING, *WARNINGS]
 
     def includes(self) -> list[str]:
         """Where includes are looked for. Quoted ones begin at the source, whose name may be that of one of ours."""
@@ -142,6 +147,9 @@ def pipeline(job: Job) -> Made:
         compiler.objects += [data for unit in units if (data := compile_unit(job, folder, unit))]
         shapes = all_shapes(source, job.target)
         learner = Learner(shapes, job.target, registers(source, job.target), source.result)
+        for shape in featured(compiler, shapes, learner):
+            shapes.append(shape)
+            learner.begin(shape)
         plain = [Sample(shape, 0) for shape in shapes if not shape.learned]
         batch = learner.ask()
         stencils = compiler.compile([*plain, *batch.samples], batch.texts)
@@ -195,6 +203,18 @@ def users_lines(message: str) -> Iterator[str]:
             yield line
 
 
+def featured(compiler: Compiler, shapes: list[Shape], learner: Learner) -> list[Shape]:
+    """Shapes once more for each feature, of the operations of which it makes a form without slots shorter."""
+    samples = [learner.sample(shape) for shape in shapes if all(pick.kind != "slot" for pick in shape.picks)]
+    plain = compiler.count_instructions(samples, "") if compiler.job.target.features else {}
+    found: list[Shape] = []
+    for feature in compiler.job.target.features:
+        count = compiler.count_instructions(samples, feature.name)
+        better = {s.shape.operation for s in samples if count[s.key] < plain[s.key]}
+        found += [with_feature(shape, feature.name) for shape in shapes if shape.operation in better]
+    return found
+
+
 Texts = Mapping[str, tuple[str, list[str]]]  #: key -> the key that it was renamed from, assembly
 
 
@@ -203,12 +223,14 @@ class Compiler:
 
     def __init__(self, job: Job, source: Source, helpers: calls.Helpers, folder: Path) -> None:
         self.job, self.source, self.folder = job, source, folder
+        self.jobs = {"": job} | {f.name: replace(job, feature=f) for f in job.target.features}
         self.called = Calls(helpers.callers, helpers.natives)
         self.helpers = helpers
         self.objects: list[bytes] = []
         self.extracted: Extracted | None = None
         self.straight: set[bytes] = set()
-        self.head: list[str] = []
+        self.heads: dict[str, list[str]] = {}
+        self.features: dict[str, str] = {}
         self.constants: dict[str, list[str]] = {}
         self.stack: dict[str, int] = {}
         self.counts: dict[str, int] = {}
@@ -220,55 +242,89 @@ class Compiler:
         already."""
         lines = {s.shape.operation: s.shape.declaration.line for s in samples}
         first = self.extracted is None
-        portions = [samples[i : i + PORTION] for i in range(0, len(samples), PORTION)] or [[]] * first
+        self.features |= {sample.key: sample.shape.feature for sample in samples}
+        self.features |= {key: self.features[origin] for key, (origin, _) in texts.items()}
+        portions = [
+            (feature, part)
+            for feature in self.jobs
+            for part in in_portions([sample for sample in samples if sample.shape.feature == feature])
+        ] or [("", [])] * first
         with ThreadPoolExecutor(2) as pool:  # clang runs in processes of its own
             made = list(pool.map(lambda part: self.one(*part), enumerate(portions, self.count)))
         self.count += len(portions)
-        objects = [data for data, _ in made]  # before the interpreters: faults are told of an operation
-        objects += [*self.assemble_texts(texts), *(self.objects if first else [])]
         known = [arranged for _, arranged in made]
-        for arranged in known:
-            self.head = self.head or arranged.head
+        for (feature, _), arranged in zip(portions, known, strict=True):
+            self.heads.setdefault(feature, arranged.head)
             self.constants |= arranged.constants
             self.stack |= arranged.stack
             self.counts |= arranged.instructions
         for key, (origin, _) in texts.items():
             self.stack[key], self.counts[key] = self.stack[origin], self.counts[origin]
-        self.extracted = extract(
-            objects, self.job.target, self.stack, lines, self.helpers.signatures, self.counts, self.extracted
-        )
-        self.objects = objects if first else [*self.objects, *objects]
+        result = self.extracted
+        for feature in self.jobs:
+            objects = [data for (name, _), (data, _) in zip(portions, made, strict=True) if name == feature]
+            objects += self.assemble_texts(
+                {k: t for k, t in texts.items() if self.features[k] == feature}, feature
+            )
+            # the interpreters come last: faults are told of an operation
+            everything = [*objects, *(self.objects if first and not feature else [])]
+            result = extract(
+                everything,
+                self.job.target,
+                self.stack,
+                lines,
+                self.helpers.signatures,
+                self.counts,
+                result,
+                feature,
+            )
+            self.objects = everything if first and not feature else [*self.objects, *objects]
         self.sections = {key: text for arranged in known for key, text in arranged.sections.items()}
-        stencils = self.extracted.stencils
+        self.extracted = result
+        assert result is not None  # there is the base line at least
+        stencils = result.stencils
         for key in {key for arranged in known for key in arranged.straight}:
             variants = filter(None, (stencils[key], stencils.get(f"{key}.far")))
             self.straight |= {variant.blocks[0].code for variant in variants}
         return stencils
 
-    def assemble_texts(self, texts: Texts) -> list[bytes]:
+    def assemble_texts(self, texts: Texts, feature: str) -> list[bytes]:
         """Objects of assembly texts, with the constants that they mention."""
-        lines = [section for _, section in texts.values()]
-        portions = [lines[i : i + PORTION] for i in range(0, len(lines), PORTION)]
+        portions = list(in_portions([section for _, section in texts.values()]))
 
-        def one(portion: list[list[str]]) -> bytes:
-            text = "\n".join([*self.head, *(line for section in portion for line in section)]) + "\n"
-            name = f"renamed{self.count}.{portions.index(portion)}"
-            return assemble(self.job, self.folder, name, text + layout.definitions(text, self.constants))
+        def one(numbered: tuple[int, list[list[str]]]) -> bytes:
+            number, portion = numbered
+            lines = [*self.heads[feature], *(line for section in portion for line in section)]
+            text = "\n".join(lines) + "\n"
+            name = f"renamed{self.count}.{feature}{number}"
+            text += layout.definitions(text, self.constants)
+            return assemble(self.jobs[feature], self.folder, name, text)
 
         with ThreadPoolExecutor(2) as pool:
-            return list(pool.map(one, portions))
+            return list(pool.map(one, enumerate(portions)))
 
-    def one(self, number: int, samples: list[Sample]) -> tuple[bytes, layout.Arranged]:
-        """One object of samples."""
+    def one(self, number: int, part: tuple[str, list[Sample]]) -> tuple[bytes, layout.Arranged]:
+        """One object of samples for one feature."""
+        feature, samples = part
         name = f"stencils{number or ''}"
+        arranged = self.arranged(name, samples, feature, f"{layout.CONSTANT}{number}.")
+        return assemble(self.jobs[feature], self.folder, name, arranged.text), arranged
+
+    def arranged(self, name: str, samples: list[Sample], feature: str, constants: str) -> layout.Arranged:
+        """The edited assembly of samples. constants: begins the names of theirs, which other objects can use."""
         lines = {s.shape.operation: s.shape.declaration.line for s in samples}
         text = wrappers.stencil_source(self.source, self.job.target, samples, self.called)
-        assembly = compile_stencils(self.job, self.folder, name, text)
-        assembly = assembly.replace(
-            ".LCPI", f"{layout.CONSTANT}{number}."
-        )  # names that other objects can use
-        arranged = layout.arrange(assembly, self.job.target, lines)
-        return assemble(self.job, self.folder, name, arranged.text), arranged
+        assembly = compile_stencils(self.jobs[feature], self.folder, name, text)
+        return layout.arrange(assembly.replace(".LCPI", constants), self.job.target, lines)
+
+    def count_instructions(self, samples: list[Sample], feature: str) -> dict[str, int]:
+        """Instructions in the hot parts of samples, compiled for a feature, by key."""
+        return self.arranged(f"probe.{feature}", samples, feature, layout.CONSTANT).instructions
+
+
+def in_portions(items: list[Item]) -> Iterator[list[Item]]:
+    """What is compiled or assembled at once."""
+    return (items[start : start + PORTION] for start in range(0, len(items), PORTION))
 
 
 def compile_stencils(job: Job, folder: Path, name: str, text: str) -> str:
@@ -301,7 +357,7 @@ def assemble(job: Job, folder: Path, name: str, text: str) -> bytes:
     """Assembly -> object."""
     path, out = folder / f"{name}.arranged.s", folder / f"{name}.o"
     path.write_text(text)
-    flags = [f"--target={job.target.triple}", *job.target.cflags, "-Wno-unused-command-line-argument"]
+    flags = [*job.machine, "-Wno-unused-command-line-argument"]
     run_clang(job, [*flags, *job.target.llvm_flags, "-c", path, "-o", out])
     return out.read_bytes()
 
@@ -313,7 +369,20 @@ def compile_plain(job: Job, folder: Path, unit: interpreter.Unit) -> bytes:
     flags = [*job.flags, *unit.flags, *job.includes(), *job.target.llvm_flags, "-fstack-usage"]
     run_clang(job, [*flags, "-S", c_file, "-o", assembly])
     cleaned = (job.target.syntax.clean(line) for line in assembly.read_text().splitlines())
-    return assemble(job, folder, unit.name, "\n".join(line for line in cleaned if line is not None) + "\n")
+    text = "\n".join(line for line in cleaned if line is not None) + "\n"
+    return assemble(job, folder, unit.name, with_own_functions(text, unit.name))
+
+
+def with_own_functions(text: str, unit: str) -> str:
+    """Assembly whose static functions are in sections with the unit's name behind theirs: made for other flags and calls,
+    they are not those of the stencils."""
+    functions = set(re.findall(r"^\s*\.type\s+([^\s,]+), ?[@%]function", text, re.MULTILINE))
+    static = functions - set(re.findall(r"^\s*\.globl\s+(\S+)", text, re.MULTILINE))
+
+    def own(found: re.Match[str]) -> str:
+        return f"{found[0]}.{unit}" if found[1] in static else found[0]
+
+    return re.sub(r"^\s*\.section\s+\.text\.([^\s,]+)", own, text, flags=re.MULTILINE)
 
 
 def compile_unit(job: Job, folder: Path, unit: interpreter.Unit) -> bytes:
@@ -384,109 +453,6 @@ def hand_over(
         {bank: numbers for bank, numbers in (("r", banks.r), ("f", banks.f)) if numbers},
         {item.name: item.parts for item in supers.supers(source)},
     )
-
-
-def best(forms: list[Form]) -> tuple[Form, ...]:
-    """The forms by cost, without those that take nothing that a cheaper one does not take."""
-    ordered = sorted(forms, key=lambda form: cost(form.near))
-    found: list[Form] = []
-    by_kinds: dict[tuple[str, ...], list[Form]] = {}
-    for form in ordered:
-        if any(accept.low > accept.high for accept in form.accepts):
-            continue
-        kinds = tuple(accept.kind if accept.kind in ("r", "f", "slot") else "imm" for accept in form.accepts)
-        rivals = by_kinds.setdefault(kinds, [])
-        if not any(includes(rival, form) for rival in rivals):
-            rivals.append(form)
-            found.append(form)
-    return tuple(found)
-
-
-def includes(first: Form, second: Form) -> bool:
-    """Whether one form takes whatever another takes."""
-    if not set(first.same) <= set(second.same) or not set(first.differ) <= set(second.differ):
-        return False
-    return all(
-        a.low <= b.low
-        and b.high <= a.high
-        and b.align % a.align == 0
-        and b.mask & ~a.mask == 0
-        and (a.kind == b.kind or {a.kind[0], b.kind[0]} == {"i"})
-        for a, b in zip(first.accepts, second.accepts, strict=True)
-    )
-
-
-def plain_form(shape: Shape, extracted: Extracted, target: Target) -> Form:
-    """A form whose operands are all symbols in the object."""
-    near, far = extracted.stencils[shape.key], extracted.stencils.get(f"{shape.key}.far")
-    return Form(tuple(pick.accept for pick in shape.picks), near, far)
-
-
-def shortened(form: Form, target: Target, straight: set[bytes]) -> Iterator[Form]:
-    """The same form for slots near the frame's begin, where fields have shorter forms that the compiler cannot choose for
-    a symbol: all mixtures of slots that are far, near and first in the frame."""
-    variants = [form.near] if form.far is None else [form.near, form.far]
-    if target.shorten is None or any(variant.blocks[0].code not in straight for variant in variants):
-        return
-    slots = [number for number, accept in enumerate(form.accepts) if accept.kind == "slot"]
-    mixtures = itertools.product(
-        *[(FAR, NEAR, FIRST) if len(slots) <= MOST_MIXED else (NEAR,) for _ in slots]
-    )
-    for mixture in mixtures:
-        lengths = dict(zip(slots, mixture, strict=True))
-        near, first = (frozenset(n for n in slots if lengths[n] == length) for length in (NEAR, FIRST))
-        blocks = [target.shorten(variant.blocks[0], near, first) for variant in variants]
-        shorter = [
-            variant._replace(blocks=(block, *variant.blocks[1:]))
-            for variant, block in zip(variants, blocks, strict=True)
-            if block is not None
-        ]
-        if len(shorter) == len(variants):
-            accepts = tuple(
-                reached(accept, lengths.get(number, FAR), target)
-                for number, accept in enumerate(form.accepts)
-            )
-            shorter_form = form._replace(
-                accepts=accepts, near=shorter[0], far=shorter[1] if form.far else None
-            )
-            yield narrowed(shorter_form, target)
-
-
-def reached(accept: Accept, length: int, target: Target) -> Accept:
-    """What is left of an operand where its slot has a shorter field."""
-    if length == FAR:
-        return accept
-    limits = target.fields[target.short_field]
-    return (
-        accept._replace(low=limits.low, high=limits.high)
-        if length == NEAR
-        else accept._replace(low=0, high=0)
-    )
-
-
-def narrowed(form: Form, target: Target) -> Form:
-    """What the operands of a form may be, by type and by every field they fill."""
-    accepts = tuple(
-        accepted if accepted.kind in ("r", "f") else narrow(accepted, number, form.near, target)
-        for number, accepted in enumerate(form.accepts)
-    )
-    return form._replace(accepts=accepts)
-
-
-def narrow(accepted: Accept, operand: int, stencil: Stencil, target: Target) -> Accept:
-    """The range that all holes of an operand share."""
-    low, high, align = accepted.low, accepted.high, accepted.align
-    for block in stencil.blocks:
-        for hole in block.holes:
-            if hole.what is What.OPERAND and hole.index == operand:
-                fld = target.fields[hole.field]
-                if fld.formula is Formula.NEGATED:
-                    low, high = max(low, -fld.high - hole.addend), min(high, -fld.low - hole.addend)
-                else:
-                    low, high = max(low, fld.low - hole.addend), min(high, fld.high - hole.addend)
-                if fld.align > 1 and hole.addend % fld.align == 0:
-                    align = max(align, fld.align)
-    return Accept(accepted.kind, low, high, align)
 
 
 def state_fields(source: Source) -> tuple[tuple[StateField, ...], int]:

@@ -24,6 +24,7 @@ from cnp.stencil import Block, Constant, Hole, Leave, Stencil, What
 from cnp.target import Field, Formula, Record, Target
 
 ALLOCATED = 0x2
+LOCAL = 0  #: binding of a symbol that no other object sees
 SPECIAL = 0xFF00  #: section numbers from here on are none
 STENCIL_SECTION = re.compile(r"cnp\.(hot|cold)\.([\w.]+?)(\.far)?")
 IGNORED = re.compile(
@@ -77,17 +78,20 @@ def extract(
     helpers: Container[str] | None = None,
     instructions: Mapping[str, int] | None = None,
     result: Extracted | None = None,
+    feature: str = "",
 ) -> Extracted:
     """Read all objects of one vocabulary. stack: native stack of each stencil, in bytes. lines: operation -> its
     line in the C source, for messages. helpers: the functions that the source calls; what else an object asks for
     is refused (None: nothing is). instructions: of each stencil. result: what was read of the same vocabulary before,
-    to be added to; the first objects have all routines."""
+    to be added to; the first objects have all routines. feature: that the objects were compiled for; their routines are
+    then those of the base line, which are called alike."""
     result = result or Extracted()
-    names = {name for image in objects for name in routine_sections(ELFFile(io.BytesIO(image)))}
-    routine_names = sorted(result.routines or names)
-    for image in objects:
-        sizes = Sizes(stack, instructions or {})
-        Reader(ELFFile(io.BytesIO(image)), target, result, routine_names, sizes, lines or {}, helpers).read()
+    sizes = Sizes(stack, instructions or {})
+    files = [ELFFile(io.BytesIO(image)) for image in objects]
+    names = set(result.routines) or {name for elf in files for name in routine_sections(elf)}
+    routine_names = sorted(names)
+    for elf in files:
+        Reader(elf, target, result, routine_names, sizes, lines or {}, helpers, feature).read()
     result.routines = dict(sorted(result.routines.items()))
     return result
 
@@ -110,9 +114,11 @@ class Reader:
         sizes: Sizes,
         lines: Mapping[str, int],
         helpers: Container[str] | None,
+        feature: str,
     ) -> None:
         self.elf, self.target, self.result = elf, target, result
         self.routines, self.sizes, self.lines, self.helpers = routines, sizes, lines, helpers
+        self.feature = feature
         self.sections: list[Section] = list(elf.iter_sections())
         self.names = [section.name for section in self.sections]
         self.named = dict(zip(self.names, self.sections, strict=True))
@@ -132,8 +138,7 @@ class Reader:
                 key = found[2] + (found[3] or "")
                 parts.setdefault(key, {})[found[1]] = self.block(section, records.get(section.name, []))
             elif section.name.startswith(".text.") and section.data_size:
-                name = section.name.removeprefix(".text.")
-                self.result.routines[name] = self.block(section, records.get(section.name, []))
+                self.routine(section, records.get(section.name, []))
             else:
                 self.check_known(section, records)
         for key, blocks in parts.items():
@@ -141,6 +146,23 @@ class Reader:
             name = key.removesuffix(".far")
             sizes = self.sizes.stack.get(name, 0), self.sizes.instructions.get(name, 0)
             self.result.stencils[key] = Stencil(ordered, *sizes)
+
+    def routine(self, section: Section, records: list[Record]) -> None:
+        """What stencils share. Each object has a copy of it, and one serves them all. A static function may be called in a
+        way of its own in each object: all copies have to be the same."""
+        name = section.name.removeprefix(".text.")
+        if name not in self.routines:
+            what = f"function {name} is in some objects only; declare it __attribute__((noinline, used))"
+            raise self.site(section.name).refuse(what, routine=name)
+        if not self.feature:
+            block = self.block(section, records)
+            old = self.result.routines.setdefault(name, block)
+            if old != block and section.name not in self.global_sections:
+                what = (
+                    f"two compilations made different code of function {name}: clang fits what it knows all calls of to "
+                    "them; declare it __attribute__((noinline, used)), so that it keeps the C calling convention"
+                )
+                raise self.site(section.name).refuse(what, routine=name)
 
     def site(self, section: str) -> Site:
         return Site(self.target, section, self.lines)
@@ -181,27 +203,32 @@ class Reader:
         return Block(code, tuple(holes), tail, max(1, section["sh_addralign"]))
 
     @cached_property
+    def global_sections(self) -> set[str]:
+        """The sections with a symbol that other objects see."""
+        return {self.names[place] for table in self.symbols.values() for _, place, _, seen in table if seen}
+
+    @cached_property
     def tails(self) -> dict[str, int]:
         """Where the tail of each section begins that has one."""
         return {
             self.names[place]: value
             for table in self.symbols.values()
-            for name, place, value in table
+            for name, place, value, _ in table
             if name.startswith(TAIL)
         }
 
     @cached_property
-    def symbols(self) -> dict[int, list[tuple[str, int, int]]]:
-        """The symbol tables by section number: name, number of the section (0: none), value. Unpacked in bulk: there is one
-        symbol or more for each stencil."""
+    def symbols(self) -> dict[int, list[tuple[str, int, int, bool]]]:
+        """The symbol tables by section number: name, number of the section (0: none), value, whether other objects see it.
+        Unpacked in bulk: there is one symbol or more for each stencil."""
         entry = struct.Struct(f"{self.order}IBBHQQ")
         found = {}
         for number, section in enumerate(self.sections):
             if isinstance(section, SymbolTableSection):
                 names = self.sections[section["sh_link"]].data()
                 found[number] = [
-                    (text(names, name), place if place < SPECIAL else 0, value)
-                    for name, _, _, place, value, _ in entry.iter_unpack(section.data())
+                    (text(names, name), place if place < SPECIAL else 0, value, info >> 4 != LOCAL)
+                    for name, info, _, place, value, _ in entry.iter_unpack(section.data())
                 ]
         return found
 
@@ -236,7 +263,7 @@ class Reader:
         else:
             number, third, second, first, addend, symbols = rest
             kind = first | second << 8 | third << 16
-        name, place, value = symbols[number]
+        name, place, value, _ = symbols[number]
         section = self.names[place] if place else ""
         return Record(offset, kind, name or section, section, value, addend, offset)
 

@@ -86,8 +86,7 @@ class Learner:
         self._rounds = 0
         self._batch = Batch([], {})
         for shape in shapes:
-            if shape.learned:
-                self.begin(shape)
+            self.begin(shape)
 
     # ---- what to compile
 
@@ -97,8 +96,14 @@ class Learner:
         self._rounds += 1
         return batch if self._rounds <= ROUNDS else Batch([], {})
 
+    def sample(self, shape: Shape) -> Sample:
+        """A form with ordinary registers and numbers."""
+        return Sample(shape, 0, self.base_of(shape, banks_of(shape)))
+
     def begin(self, shape: Shape) -> None:
         """A question about a shape, or about the same with other operands equal."""
+        if not shape.learned:
+            return
         key = (shape.key, shape.group)
         banks = banks_of(shape)
         if key in self._known or any(
@@ -418,7 +423,7 @@ class Learner:
                 pick.accept if group < 0 else learned_accept(pick, chosen[group])
                 for pick, group in zip(shape.picks, shape.group, strict=True)
             )
-            yield Form(accepts, *template.variants, same, differ)
+            yield Form(accepts, *template.variants, same, differ, shape.feature)
 
     def pairs(
         self, question: Question, template: Template

@@ -16,7 +16,7 @@ import itertools
 import re
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from cnp.build.discover import IMMEDIATE, NUMBER, SCALARS, Declaration, Source
@@ -62,7 +62,7 @@ class Pick(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Shape:
     """A form to print. group: for each operand the number of the register or short number that is to be learned, -1 for
-    the others; operands of one group are the same register."""
+    the others; operands of one group are the same register. feature: what it is compiled for beyond the base line."""
 
     key: str
     operation: str
@@ -70,6 +70,7 @@ class Shape:
     operands: tuple[Operand, ...]
     picks: tuple[Pick, ...]
     group: tuple[int, ...]
+    feature: str = ""
 
     @property
     def learned(self) -> bool:
@@ -138,6 +139,11 @@ def shapes(source: Source, target: Target) -> list[Shape]:
         for name, operands in variants(item):
             found += forms(name, item, operands, target, banks)
     return found
+
+
+def with_feature(shape: Shape, feature: str) -> Shape:
+    """The same form for processors that have a feature."""
+    return replace(shape, key=f"{shape.key}.{feature}", feature=feature)
 
 
 def variants(item: Declaration) -> list[tuple[str, tuple[Operand, ...]]]:

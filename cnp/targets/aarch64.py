@@ -28,7 +28,7 @@ A hole is an instruction in asm: a weak symbol would be loaded from a GOT, and a
 that the compiler knows to be neither null nor odd. 64-bit values come from the image's literal pool: 8 bytes
 of code, where a chain of movz and movk takes 16.
 
-Base line Armv8.0-A: no atomics of 8.1, nor the library calls that choose between both at run time.
+Base line Armv8.0-A: no atomics of 8.1, nor the library calls that choose between both at run time. Feature lse has them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ import re
 from collections.abc import Mapping
 
 from cnp.stencil import Block, Hole, What
-from cnp.target import Field, Formula, Piece, Syntax, Target
+from cnp.target import Feature, Field, Formula, Piece, Syntax, Target
 
 ABSOLUTE, RELATIVE, PAGE, NEGATED = Formula.ABSOLUTE, Formula.RELATIVE, Formula.PAGE, Formula.NEGATED
 
@@ -264,5 +264,11 @@ TARGET = Target(
     number_fields=NUMBER_FIELDS,
     short=((0, 4095), (-4095, -1)),
     qemu="aarch64",
+    emulated="max",
+    features=(
+        Feature(
+            "lse", ("-march=armv8-a+lse",), hwcap=(16, 1 << 8)
+        ),  # atomics in one instruction: HWCAP_ATOMICS
+    ),
     capstone=("ARM64", ("ARM",)),
 )

@@ -19,7 +19,8 @@ The state is handed over as the plain C ABI does it: r3 the frame, r4 … r10, f
 An integer that follows a float would lose its register, so floats come last.
 
 Base line POWER8 (2013), the first with little-endian systems, TAR, and moves between both register files. The
-prefixed instructions of POWER10 would make addresses relative; they may not be assumed.
+prefixed instructions of POWER10 would make addresses relative; they may not be assumed. Feature power9 (2017) has
+remainders, trailing zeros and multiply-add.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import re
 from collections.abc import Mapping
 
 from cnp.stencil import Block, Hole, What
-from cnp.target import Field, Formula, Piece, Syntax, Target
+from cnp.target import Feature, Field, Formula, Piece, Syntax, Target
 
 ABSOLUTE, RELATIVE, NEGATED = Formula.ABSOLUTE, Formula.RELATIVE, Formula.NEGATED
 
@@ -311,5 +312,9 @@ TARGET = Target(
     number_fields=NUMBER_FIELDS,
     short=(SIGNED16, (0, 0xFFFF)),
     qemu="ppc64le",
+    emulated="power9",
+    features=(
+        Feature("power9", ("-mcpu=pwr9",), hwcap=(26, 1 << 23)),  # PPC_FEATURE2_ARCH_3_00
+    ),
     capstone=("PPC", ("64", "LITTLE_ENDIAN")),
 )

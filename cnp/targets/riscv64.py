@@ -24,6 +24,7 @@ What is odd about it
     fa0-fa7 ft0-ft3   state floats 1-12
 
 Base line rv64gc, what every Linux distribution asks for: no Zba, Zbb (popcount and leading zeros are long), no vectors.
+Features zba and zbb have them; the kernel describes a processor as rv64imafdc_zba_zbb.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from dataclasses import replace
 
 from cnp.errors import BuildError
 from cnp.stencil import Block, Hole, What
-from cnp.target import Field, Formula, Piece, Record, Syntax, Target
+from cnp.target import Feature, Field, Formula, Piece, Record, Syntax, Target
 
 ABSOLUTE, RELATIVE, NEGATED = Formula.ABSOLUTE, Formula.RELATIVE, Formula.NEGATED
 
@@ -292,6 +293,13 @@ TARGET = Target(
     short=((-(1 << 11), (1 << 11) - 1),),
     lld=("-melf64lriscv",),
     qemu="riscv64",
+    emulated="rv64,zba=true,zbb=true",
+    features=(
+        Feature("zba", ("-march=rv64gc_zba",), words=frozenset({"zba"})),  # shift and add
+        Feature(
+            "zbb", ("-march=rv64gc_zbb",), words=frozenset({"zbb"})
+        ),  # count, rotate, swap, extend, min, max
+    ),
     code_align=2,
     pairs=pairs,
     capstone=("RISCV", ("RISCV64", "RISCVC")),

@@ -13,7 +13,8 @@ What is odd about it
 * A hole is a weak symbol: its address may be null, equal to another's and unaligned, so that no test of it folds,
   and it still folds into displacements. Immediates go through an instruction in asm, which takes every value.
 
-Base line x86-64-v2 (2009): it has popcnt and the SSE4.1 roundings, which are library calls without it.
+Base line x86-64-v2 (2009): it has popcnt and the SSE4.1 roundings, which are library calls without it. Feature v3
+(x86-64-v3, 2013) has instructions with three operands, in prefixes of their own.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from dataclasses import replace
 
 from cnp.errors import BuildError
 from cnp.stencil import Block, Hole, What
-from cnp.target import Field, Formula, Piece, Syntax, Target
+from cnp.target import Feature, Field, Formula, Piece, Syntax, Target
 
 ABSOLUTE, RELATIVE, NEGATED = Formula.ABSOLUTE, Formula.RELATIVE, Formula.NEGATED
 
@@ -57,11 +58,23 @@ NUMBERS = {
     "imm8": Field(1, ABSOLUTE, ((0, 8, 0),), -(1 << 7), (1 << 7) - 1),  # also a displacement
     "imm8_neg": Field(1, NEGATED, ((0, 8, 0),), -(1 << 7), (1 << 7) - 1),  # sub for add, rol for ror
 }
+# Three operands, in prefixes whose register bits are inverted: so is the highest bit of a number to which 8 is added.
+#
+#     VEX C4   RXB_mmmmm   W_vvvv_L_pp   opcode   ModRM 00_rrr_bbb         or C5 R_vvvv_L_pp where X, B and W are 0
+#
+# Units begin with the byte of RXB, which holds a map (1 … 3); vvvv is a register as it stands, all bits inverted.
+VEX = {
+    "vex_b": Field(4, ABSOLUTE, ((0, 3, 24), (3, 1, 5)), 0, 15, carry=8),
+    "vex_r": Field(4, ABSOLUTE, ((0, 3, 27), (3, 1, 7)), 0, 15, carry=8),
+    "vex_v": Field(2, NEGATED, ((0, 4, 11),), -15, 0, carry=15),  # 0b0_1111_0_00_00000000
+    "vex_v2": Field(1, NEGATED, ((0, 4, 3),), -15, 0, carry=15),  # 0b0_1111_0_00
+}
+FIELDS |= VEX
 FIELDS |= REX_B | REX_R | REX_X | NO_REX | NUMBERS
 
 #: Rows whose value is the number of a register, and rows that hold a short immediate or offset (see `Target`), narrow
 #: ones first: a wide row also writes what a narrow field holds, and takes more.
-REGISTER_FIELDS = (*NO_REX, *REX_B, *REX_R, *REX_X)
+REGISTER_FIELDS = (*NO_REX, *REX_B, *REX_R, *REX_X, *VEX)
 NUMBER_FIELDS = (*NUMBERS, "abs32s")
 
 RELOCATIONS = {
@@ -152,7 +165,7 @@ def stack(mnemonic: str, arguments: str) -> int | None:
 
 COUNTED = re.compile(r"(sh|sa|ro|rc)[lr]d?[bwlq]?$")  #: their count is in cl
 #: Instructions that use rdx besides what they name.
-IMPLICIT = re.compile(r"(i?div|mul|cqto|cltd|cqo|cdq)[bwlq]?$")
+IMPLICIT = re.compile(r"(i?div|mulx?|cqto|cltd|cqo|cdq)[bwlq]?$")
 
 
 def uses(mnemonic: str, arguments: str) -> frozenset[tuple[str, int]]:
@@ -287,9 +300,18 @@ TARGET = Target(
     results=(0, 2),
     register_fields=REGISTER_FIELDS,
     number_fields=NUMBER_FIELDS,
-    guards={name: (0xF0, 0x40) for name in REGISTER_FIELDS if name.startswith("rex")},
+    guards=dict.fromkeys(REX_B | REX_R | REX_X, (240, 64))
+    | dict.fromkeys(("vex_b", "vex_r", "vex_v"), (28, 0)),
     short=((-(1 << 7), (1 << 7) - 1), (-(1 << 31), (1 << 31) - 1)),
     qemu="x86_64",
+    emulated="max",
+    features=(
+        Feature(  # what the psABI calls x86-64-v3: shifts and roundings of three operands, lzcnt, tzcnt, fma
+            "v3",
+            ("-march=x86-64-v3", "-UCNP_NO_FMA"),
+            words=frozenset(["avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave"]),
+        ),
+    ),
     wide=False,
     shorten=shorten,
     short_field="imm8",
