@@ -173,6 +173,15 @@ class Sizes(NamedTuple):
     data: int
 
 
+#: What an assembler has besides its methods.
+ATTRIBUTES = frozenset(["library", "program", "ops", "rodata", "data", "helpers", "symbols"])
+
+
+def taken_names() -> frozenset[str]:
+    """The names that an assembler has for itself: an operation of such a name would be hidden."""
+    return ATTRIBUTES.union(name for name in dir(Assembler) if not name.startswith("_"))
+
+
 class Assembler(BareAssembler):
     """An assembler that can build code for this machine, and bytes for any.
 

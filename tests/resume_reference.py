@@ -74,7 +74,7 @@ class Writer:
             ("set", rng.getrandbits(64)), ("add_b", rng.randint(-(1 << 31), (1 << 31) - 1)), ("rotate",), ("narrow",), ("widen",),
             ("store", rng.choice(DATA)), ("load", rng.choice(DATA)), ("swap", rng.choice(DATA), rng.choice(DATA)),
             ("byte", rng.choice(DATA), rng.randrange(256)), ("write",), ("read",), ("to_double", rng.choice(FACTORS)),
-            ("to_float",), ("from_floats",), ("count", 5), ("help",), ("check", rng.randrange(16)),
+            ("to_float",), ("from_floats",), ("count", 5), ("help",), ("check_low", rng.randrange(16)),
         ]  # fmt: skip
         for name, *operands in rng.choices(choices, k=rng.randint(1, 4)):
             self.emit(str(name), *operands)
@@ -193,7 +193,7 @@ class Reference:
                 return state["acc"], state
             elif name in CALLS:
                 self.call(name, position - 1, state, values[0])
-            elif name == "check":
+            elif name == "check_low":
                 self.check(position - 1, state, values[0])
             elif name == "count":
                 self.counts += 1

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import cnp
+from cnp import runtime
 from tests.support import every_target, need
 
 HEAD = "#define CNP_STATE(X) X(u64, tos) X(f64, acc)\n#define CNP_RESULT tos\n#include <cnp.h>\n"
@@ -23,6 +24,8 @@ DECLARED = {
     "value of no type": ("CNP_OP(bad, in(int, k)) { return NEXT; }", "a value is one of i8, i16"),
     "wrong list of immediates": ("CNP_OP(bad, in(i64, k, banana)) { return NEXT; }", "or a number, not banana"),
     "operation twice": ("CNP_OP(ret) { return EXIT; }", "operation 'ret' is declared twice"),
+    "name of a method": ("CNP_OP(check) { return NEXT; }", "operation 'check' would be hidden: assemblers have something of that name"),
+    "name of an attribute": ("CNP_PURE(data, i64, (i64 a), a)", "operation 'data' would be hidden"),
     "unknown field": ("CNP_OP(bad) { s->nothing = 1; return NEXT; }", "no member named 'nothing' in 'struct cnp_state'"),
     "helper without a prototype": ("CNP_OP(bad) { s->tos = vm_help(s->tos); return NEXT; }", "use of undeclared identifier 'vm_help'"),
     "pure result": ("CNP_PURE(bad, int, (i64 a), a)", "a value of type 'int' has no place in a slot"),
@@ -92,6 +95,11 @@ def test_mistakes_in_declarations(name: str) -> None:
     if "thread-local" not in name:  # a variable has no line in what clang tells of it
         assert re.match(rf"<source>:{LINE}:", error.message), error.message
         assert error.line == LINE
+
+
+def test_all_names_of_an_assembler_are_known() -> None:
+    asm = cnp.load("ops").assembler()
+    assert {name for name in dir(asm) if not name.startswith("_")} == runtime.taken_names()
 
 
 @every_target

@@ -185,14 +185,14 @@ def packed(words: list[int], library: Library) -> bytes:
         ("add, checked", "part 'checked' may say EXIT; only the first part may"),
         ("add, add, mix", "part 'mix' calls helpers, which may want to leave; only the first part may"),
         ("add, called", "part 'called' makes native calls; only the first part may"),
-        ("add, lazy", "part 'lazy' may say SLOW without a CNP_SLOW; only the first part may"),
+        ("add, later", "part 'later' may say SLOW without a CNP_SLOW; only the first part may"),
     ],
 )
 def test_what_cannot_be_as_if_one_by_one_is_refused(parts: str, says: str) -> None:
     more = """CNP_PURE(plus, u64, (u64 a, u64 b), a + b)
 CNP_OP(result, out(u64, d)) { *d = 1; return NEXT; }
 CNP_OP(called, func(f), slot(u64, base)) { s->tos = CNP_CALL(f, base); return NEXT; }
-CNP_OP(lazy) { return s->tos ? SLOW : NEXT; }
+CNP_OP(later) { return s->tos ? SLOW : NEXT; }
 """
     text = f"{WHOLE}{more}CNP_SUPER(bad, {parts})\n"
     with pytest.raises(cnp.BuildError) as caught:

@@ -99,12 +99,12 @@ class Compiler:
     def open(self) -> tuple[Label, Label]:
         """The head of a loop; labels of its body and of what follows."""
         body, behind = self.asm.label(), self.asm.label()
-        self.asm.op("open", behind)
+        self.asm.op("begin_loop", behind)
         self.asm.bind(body, entry=True)
         return body, behind
 
     def close(self, body: Label, behind: Label) -> None:
-        self.asm.op("close", body)
+        self.asm.op("end_loop", body)
         self.asm.bind(behind)
 
     def pass_over(self, way: Travel) -> None:

@@ -58,14 +58,14 @@ CNP_OP(scan_right, imm(disp, step)) { while (*s->p) s->p += step; CHECK(s->p < s
 CNP_OP(scan_left, imm(disp, step)) { while (*s->p) s->p += step; CHECK(s->p >= s->low) }
 
 /* ---- all other loops; the way back polls */
-CNP_OP(open, label(behind)) { return *s->p ? NEXT : JUMP(behind); }
-CNP_OP_SLOW(close, label(body))
+CNP_OP(begin_loop, label(behind)) { return *s->p ? NEXT : JUMP(behind); }
+CNP_OP_SLOW(end_loop, label(body))
 {
     if (*s->p == 0) return NEXT;
     if (unlikely(--s->fuel < 0)) return SLOW;
     return JUMP(body);
 }
-CNP_SLOW(close, label(body))
+CNP_SLOW(end_loop, label(body))
 {
     CNP_CONTEXT->fuel = s->fuel;
     u64 trap = cnp_poll(CNP_CONTEXT);

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from cnp.build.toolchain import Toolchain
 from cnp.errors import BuildError
+from cnp.runtime import taken_names
 from cnp.stencil import Operand
 
 KINDS = {"in": 2, "out": 2, "imm": 2, "slot": 2, "cell": 2, "symbol": 2, "label": 1, "func": 1, "table": 1}
@@ -66,6 +67,7 @@ def discover(path: Path, toolchain: Toolchain, flags: list[str]) -> Source:
     state: list[tuple[str, str]] = []
     result, interpret = "", INTERPRETERS[0]
     found: dict[str, Declaration] = {}
+    taken = taken_names()
     for mark, file, line in marks(text):
         kind, _, rest = mark.partition(" ")
         if kind == "state":
@@ -84,6 +86,10 @@ def discover(path: Path, toolchain: Toolchain, flags: list[str]) -> Source:
                 raise BuildError(
                     f"{file}:{line}: operation {new.name!r} is declared twice", op=new.name, line=line
                 )
+            if new.name in taken:
+                hint = f"assemblers have something of that name for themselves; call it {new.name}_it, say"
+                message = f"{file}:{line}: operation {new.name!r} would be hidden: {hint}"
+                raise BuildError(message, op=new.name, line=line)
             found[new.name] = new
     if not found:
         raise BuildError("no operation found: declare some with CNP_OP(name, operands) { … }", op="", line=0)

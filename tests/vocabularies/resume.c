@@ -33,8 +33,8 @@ CNP_OP(loop, slot(i32, n), label(again)) { return --*n > 0 ? JUMP(again) : NEXT;
 CNP_OP(begin_loop, slot(i32, n), imm(i32, k)) { *n = k; return NEXT; }
 CNP_OP(if_odd, label(there)) { return s->acc & 1 ? JUMP(there) : NEXT; }
 CNP_OP(choose, table(t)) { return JUMP_TABLE(t, s->acc & 3); }
-CNP_OP_SLOW(check, imm(u32, k)) { return unlikely((s->acc & 15) == k) ? SLOW : NEXT; }
-CNP_SLOW(check, imm(u32, k)) { s->b++; return s->acc & 16 ? TRAP(CNP_TRAP_USER + k) : NEXT; }
+CNP_OP_SLOW(check_low, imm(u32, k)) { return unlikely((s->acc & 15) == k) ? SLOW : NEXT; }
+CNP_SLOW(check_low, imm(u32, k)) { s->b++; return s->acc & 16 ? TRAP(CNP_TRAP_USER + k) : NEXT; }
 CNP_OP(call, func(f), slot(char, base)) {
     s->level--;
     s->acc = CNP_CALL(f, base);
