@@ -190,7 +190,7 @@ class Target:
     slots, slots at offset 0) -> the same code with short fields for the former and none for the latter, None where it
     has none; short_field: the row that they then are. frame_position: where the frame pointer stands among the integer parameters. convention: attribute of stencil functions in C; fastcc: the IR is
     rewritten instead. prelude: C text of the hole macros (see `cnp/build/wrappers.py` for their list).
-    relocations: ELF type -> pieces. pairs: rewrites records so that each one stands alone.
+    relocations: ELF type -> pieces. composed: each has three types. pairs: rewrites records so that each one stands alone.
     veneer: jumps anywhere; its holes are filled with the
     address (What.OPERAND 0). island: code bytes between two islands of veneers, 0 when no jump is ever too short.
     coherent: instruction fetch sees every store, nothing has to be flushed. wide: slots also come in a long form, beside
@@ -232,6 +232,7 @@ class Target:
     llvm_flags: tuple[str, ...] = ()
     code_align: int = 4
     coherent: bool = False
+    composed: bool = False
     pairs: Callable[[list[Record]], list[Record]] = lambda records: records
     registers: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
     results: tuple[int, ...] = ()

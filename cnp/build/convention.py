@@ -1,11 +1,11 @@
-"""Give stencils a calling convention that C has no name for: rewrite unoptimised IR to `fastcc`.
+"""Give stencils a calling convention that C has no name for: rewrite optimised IR to `fastcc`.
 
 The state's function type is that of `cnp_leave_exit`. Everything of this type changes: definitions and declarations
 under the builder's own names (`cnp.…`, `cnp_…`), calls of these, and indirect calls, whose callees are always the
 code of stencils. A helper may have the same type by chance; it keeps the host's convention.
 
-A call whose convention differs from the definition's would silently delete the caller's body, so that afterwards
-all mentions of a name have to agree: this is checked.
+The IR is optimised already, so that there is little of it, and only becomes code afterwards. A call whose convention differs
+from the definition's is undefined, so that all mentions of a name have to agree: this is checked.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ OWN = re.compile(r'@"?cnp[._]')
 #: `define hidden [2 x i64] @f(` or `%7 = musttail call inreg { i64, i64 } %6(`: a convention stands behind `head`.
 SITE = re.compile(
     r"(?P<head>(?:define|declare) (?:\w+ )*?|.*?\bcall )(?P<convention>fastcc )?"
-    r"(?P<attributes>(?:(?:inreg|noundef|signext|zeroext) )*)"
+    r"(?P<attributes>(?:(?:inreg|noundef|signext|zeroext|range\([^)]*\)) )*)"
     r'(?P<result>\[[^]]*\]|\{[^}]*\}|%?[\w.]+) (?P<callee>[@%](?:[\w.$]+|"[^"]*"))\('
 )
 

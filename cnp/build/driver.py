@@ -147,16 +147,13 @@ def pipeline(job: Job) -> Made:
         compiler.objects += [data for unit in units if (data := compile_unit(job, folder, unit))]
         shapes = all_shapes(source, job.target)
         learner = Learner(shapes, job.target, registers(source, job.target), source.result)
-        for shape in featured(compiler, shapes, learner):
-            shapes.append(shape)
-            learner.begin(shape)
         plain = [Sample(shape, 0) for shape in shapes if not shape.learned]
         batch = learner.ask()
-        stencils = compiler.compile([*plain, *batch.samples], batch.texts)
-        while any(batch):
-            learner.tell(stencils, compiler.sections)
-            batch = learner.ask()
-            stencils = compiler.compile(*batch) if any(batch) else {}
+        learner.tell(compiler.compile([*plain, *batch.samples], batch.texts), compiler.sections)
+        for shape in featured(compiler, shapes, learner):
+            learner.begin(shape)
+        while any(batch := learner.ask()):
+            learner.tell(compiler.compile(*batch), compiler.sections)
         reports = [path.read_text() for path in folder.glob("*.su")]
         interpreted = max((stack_usage(job, report) for report in reports), default=0)
     extracted = compiler.extracted
@@ -204,14 +201,21 @@ def users_lines(message: str) -> Iterator[str]:
 
 
 def featured(compiler: Compiler, shapes: list[Shape], learner: Learner) -> list[Shape]:
-    """Shapes once more for each feature, of the operations of which it makes a form without slots shorter."""
-    samples = [learner.sample(shape) for shape in shapes if all(pick.kind != "slot" for pick in shape.picks)]
-    plain = compiler.count_instructions(samples, "") if compiler.job.target.features else {}
+    """The forms in registers once more for each feature, of the operations that it makes shorter: the one with the fewest
+    immediates tells. Forms with slots gain little, for the assembler composes."""
+    in_registers: dict[str, list[Shape]] = {}
+    for shape in shapes:
+        if learner.asks_about(shape) and all(pick.kind != "slot" for pick in shape.picks):
+            in_registers.setdefault(shape.operation, []).append(shape)
+    samples = [
+        learner.sample(min(found, key=lambda shape: sum(pick.kind not in "rf" for pick in shape.picks)))
+        for found in in_registers.values()
+    ]
     found: list[Shape] = []
-    for feature in compiler.job.target.features:
+    for feature in compiler.job.target.features if samples else ():
         count = compiler.count_instructions(samples, feature.name)
-        better = {s.shape.operation for s in samples if count[s.key] < plain[s.key]}
-        found += [with_feature(shape, feature.name) for shape in shapes if shape.operation in better]
+        better = (s.shape.operation for s in samples if count[s.key] < compiler.counts[s.key])
+        found += [with_feature(shape, feature.name) for name in better for shape in in_registers[name]]
     return found
 
 
@@ -229,6 +233,7 @@ class Compiler:
         self.objects: list[bytes] = []
         self.extracted: Extracted | None = None
         self.straight: set[bytes] = set()
+        self.straight_keys: set[str] = set()
         self.heads: dict[str, list[str]] = {}
         self.features: dict[str, str] = {}
         self.constants: dict[str, list[str]] = {}
@@ -268,6 +273,8 @@ class Compiler:
             )
             # the interpreters come last: faults are told of an operation
             everything = [*objects, *(self.objects if first and not feature else [])]
+            if not everything:
+                continue
             result = extract(
                 everything,
                 self.job.target,
@@ -283,7 +290,10 @@ class Compiler:
         self.extracted = result
         assert result is not None  # there is the base line at least
         stencils = result.stencils
-        for key in {key for arranged in known for key in arranged.straight}:
+        straight = {key for arranged in known for key in arranged.straight}
+        straight |= {key for key, (origin, _) in texts.items() if origin in self.straight_keys}
+        self.straight_keys |= straight
+        for key in straight:
             variants = filter(None, (stencils[key], stencils.get(f"{key}.far")))
             self.straight |= {variant.blocks[0].code for variant in variants}
         return stencils
@@ -336,12 +346,11 @@ def compile_stencils(job: Job, folder: Path, name: str, text: str) -> str:
         run_clang(job, [*flags, *job.target.llvm_flags, "-S", c_file, "-o", assembly])
         return assembly.read_text()
     ir = folder / f"{name}.ll"
-    run_clang(job, [*flags, "-Xclang", "-disable-llvm-passes", "-emit-llvm", "-S", c_file, "-o", ir])
+    run_clang(job, [*flags, "-emit-llvm", "-S", c_file, "-o", ir])
     ir.write_text(convention.to_fastcc(ir.read_text(), job.target.name))
     keep = [flag for flag in job.flags if not flag.startswith("-W")]
-    run_clang(
-        job, [*keep, *job.target.llvm_flags, "-Wno-override-module", "-x", "ir", "-S", ir, "-o", assembly]
-    )
+    keep += [*job.target.llvm_flags, "-Xclang", "-disable-llvm-passes", "-Wno-override-module"]
+    run_clang(job, [*keep, "-x", "ir", "-S", ir, "-o", assembly])
     return assembly.read_text()
 
 

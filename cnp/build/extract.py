@@ -1,4 +1,4 @@
-"""Object file -> stencils, routines and constants. The only place that reads ELF.
+"""Object file -> stencils, routines and constants.
 
 Every section and relocation must be known; what is not is refused with its name, because code that is missing a
 relocation runs and is wrong. Pairs are resolved by the target, so that each hole stands alone.
@@ -6,26 +6,17 @@ relocation runs and is wrong. Pairs are resolved by the target, so that each hol
 
 from __future__ import annotations
 
-import io
 import re
-import struct
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from elftools.elf.elffile import ELFFile
-from elftools.elf.enums import ENUM_E_MACHINE
-from elftools.elf.relocation import RelocationSection
-from elftools.elf.sections import Section, SymbolTableSection
-
+from cnp.build.elf import Object, Relocation, Section
 from cnp.errors import BuildError
 from cnp.stencil import Block, Constant, Hole, Leave, Stencil, What
 from cnp.target import Field, Formula, Record, Target
 
-ALLOCATED = 0x2
-LOCAL = 0  #: binding of a symbol that no other object sees
-SPECIAL = 0xFF00  #: section numbers from here on are none
 STENCIL_SECTION = re.compile(r"cnp\.(hot|cold)\.([\w.]+?)(\.far)?")
 IGNORED = re.compile(
     r"\.(note|comment|llvm_addrsig|debug|eh_frame|pdr|reginfo|MIPS|gnu\.attributes|riscv\.attributes)"
@@ -87,7 +78,7 @@ def extract(
     then those of the base line, which are called alike."""
     result = result or Extracted()
     sizes = Sizes(stack, instructions or {})
-    files = [ELFFile(io.BytesIO(image)) for image in objects]
+    files = [opened(image, target) for image in objects]
     names = set(result.routines) or {name for elf in files for name in routine_sections(elf)}
     routine_names = sorted(names)
     for elf in files:
@@ -96,9 +87,16 @@ def extract(
     return result
 
 
-def routine_sections(elf: ELFFile) -> Iterator[str]:
-    for section in elf.iter_sections():
-        if section.name.startswith(".text.") and section.data_size:
+def opened(image: bytes, target: Target) -> Object:
+    try:
+        return Object(image, target.composed)
+    except ValueError as error:
+        raise Site(target, "object", {}).refuse(str(error)) from error
+
+
+def routine_sections(elf: Object) -> Iterator[str]:
+    for section in elf.sections:
+        if section.name.startswith(".text.") and section.size:
             yield section.name.removeprefix(".text.")
 
 
@@ -107,7 +105,7 @@ class Reader:
 
     def __init__(
         self,
-        elf: ELFFile,
+        elf: Object,
         target: Target,
         result: Extracted,
         routines: list[str],
@@ -119,25 +117,24 @@ class Reader:
         self.elf, self.target, self.result = elf, target, result
         self.routines, self.sizes, self.lines, self.helpers = routines, sizes, lines, helpers
         self.feature = feature
-        self.sections: list[Section] = list(elf.iter_sections())
+        self.sections = elf.sections
         self.names = [section.name for section in self.sections]
         self.named = dict(zip(self.names, self.sections, strict=True))
-        self.order = "<" if self.target.byteorder == "little" else ">"
 
     def read(self) -> None:
-        if ENUM_E_MACHINE.get(self.elf["e_machine"]) != self.target.machine:
-            raise self.site("object").refuse(f"it is for machine {self.elf['e_machine']}")
+        if self.elf.machine != self.target.machine:
+            raise self.site("object").refuse(f"it is for machine {self.elf.machine}")
         records = self.records()
         parts: dict[str, dict[str, Block]] = {}
         for section in self.sections:
             if section.name in records and not self.is_code(section):
-                if section["sh_flags"] & ALLOCATED and not IGNORED.match(section.name):
+                if section.allocated and not IGNORED.match(section.name):
                     what = f"section {section.name}: data that needs relocations has no place in a stencil (a variable, or a table of addresses: use cells, symbol operands or helpers)"
                     raise self.user_of(section.name, records).refuse(what)
             elif found := STENCIL_SECTION.fullmatch(section.name):
                 key = found[2] + (found[3] or "")
                 parts.setdefault(key, {})[found[1]] = self.block(section, records.get(section.name, []))
-            elif section.name.startswith(".text.") and section.data_size:
+            elif section.name.startswith(".text.") and section.size:
                 self.routine(section, records.get(section.name, []))
             else:
                 self.check_known(section, records)
@@ -176,12 +173,8 @@ class Reader:
         return self.site(next((user for user in users if STENCIL_SECTION.fullmatch(user)), name))
 
     def check_known(self, section: Section, records: dict[str, list[Record]]) -> None:
-        known = (
-            section.name.startswith(".rodata")
-            or IGNORED.match(section.name)
-            or not section["sh_flags"] & ALLOCATED
-        )
-        if not known and section.data_size:
+        known = section.name.startswith(".rodata") or IGNORED.match(section.name) or not section.allocated
+        if not known and section.size:
             hint = (
                 "use cells, slots or helpers for what changes"
                 if section.name.startswith((".data", ".bss", ".sdata", ".sbss"))
@@ -194,78 +187,42 @@ class Reader:
         """One section as code with holes."""
         site = self.site(section.name)
         holes = [hole for record in self.target.pairs(records) for hole in self.holes(site, record)]
-        code = section.data()
+        code = section.data
         holes = sorted(stand_alone(holes, self.target.fields), key=lambda hole: (hole.offset, hole.field))
         for hole in holes:
             if not 0 <= hole.offset <= len(code) - self.target.fields[hole.field].size:
                 raise site.refuse(f"a relocation at {hole.offset:#x} lies outside of the section")
         tail = len(code) - self.tails.get(section.name, len(code))
-        return Block(code, tuple(holes), tail, max(1, section["sh_addralign"]))
+        return Block(code, tuple(holes), tail, max(1, section.align))
 
     @cached_property
     def global_sections(self) -> set[str]:
         """The sections with a symbol that other objects see."""
-        return {self.names[place] for table in self.symbols.values() for _, place, _, seen in table if seen}
+        return {self.names[s.section] for table in self.elf.symbols.values() for s in table if s.seen}
 
     @cached_property
     def tails(self) -> dict[str, int]:
         """Where the tail of each section begins that has one."""
         return {
-            self.names[place]: value
-            for table in self.symbols.values()
-            for name, place, value, _ in table
-            if name.startswith(TAIL)
+            self.names[symbol.section]: symbol.value
+            for table in self.elf.symbols.values()
+            for symbol in table
+            if symbol.name.startswith(TAIL)
         }
-
-    @cached_property
-    def symbols(self) -> dict[int, list[tuple[str, int, int, bool]]]:
-        """The symbol tables by section number: name, number of the section (0: none), value, whether other objects see it.
-        Unpacked in bulk: there is one symbol or more for each stencil."""
-        entry = struct.Struct(f"{self.order}IBBHQQ")
-        found = {}
-        for number, section in enumerate(self.sections):
-            if isinstance(section, SymbolTableSection):
-                names = self.sections[section["sh_link"]].data()
-                found[number] = [
-                    (text(names, name), place if place < SPECIAL else 0, value, info >> 4 != LOCAL)
-                    for name, info, _, place, value, _ in entry.iter_unpack(section.data())
-                ]
-        return found
 
     def records(self) -> dict[str, list[Record]]:
         """Relocations by the section they change."""
         found: dict[str, list[Record]] = {}
-        for section in self.sections:
-            if isinstance(section, RelocationSection):
-                symbols = self.symbols[section["sh_link"]]
-                changed = self.names[section["sh_info"]]
-                if not section.is_RELA():
-                    raise self.site(changed).refuse("relocations without addends")
-                raw = self.relocation.iter_unpack(section.data())
-                found[changed] = [self.record(*entry, symbols) for entry in raw]
+        for changed, relocations in self.elf.relocations():
+            if relocations is None:
+                raise self.site(changed.name).refuse("relocations without addends")
+            found[changed.name] = [self.record(relocation) for relocation in relocations]
         return found
 
-    @cached_property
-    def relocation(self) -> struct.Struct:
-        """How a relocation lies in its section: MIPS n64 composes three types, the first one last."""
-        composed = any(
-            "r_type2" in next(section.iter_relocations()).entry
-            for section in self.sections
-            if isinstance(section, RelocationSection) and section.num_relocations()
-        )
-        return struct.Struct(f"{self.order}QIxBBBq" if composed else f"{self.order}QQq")
-
-    def record(self, offset: int, *rest: Any) -> Record:
-        """One relocation. rest: symbol and types, or both in one word; the addend; the symbols."""
-        if len(rest) == 3:
-            info, addend, symbols = rest
-            number, kind = (info >> 32, info & 0xFFFFFFFF)
-        else:
-            number, third, second, first, addend, symbols = rest
-            kind = first | second << 8 | third << 16
-        name, place, value, _ = symbols[number]
-        section = self.names[place] if place else ""
-        return Record(offset, kind, name or section, section, value, addend, offset)
+    def record(self, relocation: Relocation) -> Record:
+        offset, symbol, kind, addend = relocation
+        section = self.names[symbol.section] if symbol.section else ""
+        return Record(offset, kind, symbol.name or section, section, symbol.value, addend, offset)
 
     def holes(self, site: Site, record: Record) -> Iterator[Hole]:
         """The holes of one relocation."""
@@ -319,19 +276,13 @@ class Reader:
         """Index of the constant that a relocation reads, and the addend left. One entry of a mergeable section, or
         the whole section where only the section is named."""
         section = self.named[record.section]
-        size = section["sh_entsize"]
-        single = record.symbol != record.section and size
-        start, length = (record.value, size) if single else (0, section.data_size)
-        data = Constant(section.data()[start : start + length], max(1, section["sh_addralign"]))
+        single = record.symbol != record.section and section.entry
+        start, length = (record.value, section.entry) if single else (0, section.size)
+        data = Constant(section.data[start : start + length], max(1, section.align))
         index = self.result.places.setdefault(data, len(self.result.constants))
         if index == len(self.result.constants):
             self.result.constants.append(data)
         return index, record.addend + (0 if single else record.value)
-
-
-def text(names: bytes, start: int) -> str:
-    """A string of a string table."""
-    return names[start : names.index(0, start)].decode()
 
 
 def stand_alone(holes: list[Hole], fields: dict[str, Field]) -> list[Hole]:

@@ -33,6 +33,9 @@ DROPPED = re.compile(r"\s*(#|//|\.(cfi_|p2align|ent|end|frame|mask|fmask|size|ty
 LABEL = re.compile(r'"?([\w.$]+)"?:')
 WORD = re.compile(r"[\w.$]+")
 SECTION = '.section {name},"ax",@progbits'
+NAMED = ("cnp.hot", "cnp.cold", "cnp.tail", ".Lcnp")  #: what the name of a stencil stands behind
+KEY = "\0"  #: in a pattern, the name of the stencil
+NO_REGISTERS: frozenset[tuple[str, int]] = frozenset()
 
 
 @dataclass
@@ -503,28 +506,42 @@ def join(arguments: str, target: str) -> str:
 # ---- the same text for other registers
 
 
-def uses(syntax: Syntax, sections: list[str]) -> frozenset[tuple[str, int]]:
-    """The registers that some sections name or change."""
-    code = (line for line in sections if not DROPPED.match(line) and not LABEL.match(line))
-    return frozenset().union(*(syntax.uses(*split(line)) for line in code))
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """The text of one stencil, to be written with other registers. lines: each with the registers that it names or changes,
+    KEY in the place of the stencil's name; used: those of all lines."""
+
+    lines: tuple[tuple[str, frozenset[tuple[str, int]]], ...]
+    used: frozenset[tuple[str, int]]
+
+
+def pattern(syntax: Syntax, sections: list[str], key: str) -> Pattern:
+    """The pattern of the sections of a stencil."""
+    names = tuple(f"{prefix}.{key}" for prefix in NAMED)
+    own = {m[1] for line in sections if (m := LABEL.match(line)) and not m[1].startswith(names)}
+    found = []
+    for line in sections:
+        text = line
+        for name, prefix in zip(names, NAMED, strict=True) if key in line else ():
+            text = text.replace(name, f"{prefix}.{KEY}")
+        if own and (mentioned := own.intersection(WORD.findall(text))):
+            for name in mentioned:
+                text = re.sub(rf"(?<![\w.$]){re.escape(name)}(?![\w.$])", f"{name}.{KEY}", text)
+        code = not (DROPPED.match(line) or LABEL.match(line) or line.startswith(".section"))
+        found.append((text, syntax.uses(*split(line)) if code else NO_REGISTERS))
+    return Pattern(tuple(found), frozenset().union(*(registers for _, registers in found)))
 
 
 def renamed(
-    syntax: Syntax, sections: list[str], key: str, new: str, registers: Mapping[tuple[str, int], int]
+    syntax: Syntax, pattern: Pattern, new: str, registers: Mapping[tuple[str, int], int]
 ) -> list[str] | None:
-    """Sections of one stencil as those of another that has its operands in other registers; None if they cannot be."""
-    names = re.compile(rf"(cnp\.(?:hot|cold|tail)|\.Lcnp)\.{re.escape(key)}(?![\w])")
-    own = {m[1] for line in sections if (m := LABEL.match(line)) and not names.match(m[1])}
+    """The sections of a pattern as those of another stencil, with other registers; None if they cannot be."""
     found = []
-    for line in sections:
-        text = names.sub(lambda m: f"{m[1]}.{new}", line)
-        if own and (mentioned := own.intersection(WORD.findall(text))):
-            for name in mentioned:
-                text = re.sub(rf"(?<![\w.$]){re.escape(name)}(?![\w.$])", f"{name}.{new}", text)
-        if not (DROPPED.match(line) or LABEL.match(line) or line.startswith(".section")):
-            changed = syntax.rename(text, registers)
-            if changed is None:
-                return None
-            text = changed
-        found.append(text)
+    for line, used in pattern.lines:
+        text: str | None = line
+        if not used.isdisjoint(registers):
+            text = syntax.rename(line, registers)
+        if text is None:
+            return None
+        found.append(text.replace(KEY, new))
     return found

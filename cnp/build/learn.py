@@ -42,7 +42,7 @@ from cnp.build.question import (
     taken_by,
 )
 from cnp.build.shapes import MOST_MIXED, REGISTER, Pick, Registers, Shape
-from cnp.build.templates import Fields
+from cnp.build.templates import Fields, neighbours
 from cnp.build.wrappers import Sample
 from cnp.stencil import Form, Stencil
 from cnp.target import Target
@@ -80,6 +80,7 @@ class Learner:
         }
         self.questions: list[Question] = []
         self.sections: dict[str, list[str]] = {}
+        self._patterns: dict[str, layout.Pattern] = {}
         self._numbers: dict[str, int] = {}
         self._known: dict[tuple[str, tuple[int, ...]], Question] = {}
         self._asked: dict[str, tuple[Question, Values]] = {}
@@ -95,6 +96,10 @@ class Learner:
         batch, self._batch = self._batch, Batch([], {})
         self._rounds += 1
         return batch if self._rounds <= ROUNDS else Batch([], {})
+
+    def asks_about(self, shape: Shape) -> bool:
+        """Whether there is something to learn, with as many registers as there are."""
+        return (shape.key, shape.group) in self._known
 
     def sample(self, shape: Shape) -> Sample:
         """A form with ordinary registers and numbers."""
@@ -160,25 +165,28 @@ class Learner:
         """A few numbers of an interval that are not special."""
         low, high = pick.low, pick.high
         if high - low < SMALL:
-            return [*list(range(low + 5, high, 6))[:4], low, high]
+            return [*list(range(low + 5, high, 6))[:3], low, high]
         found = [n for n in PLAIN if n < high and n > high >> 20]
         found += [-n for n in PLAIN if -n > low and n > -low >> 20]
-        return [found[0], found[len(found) // 2 - 1], found[len(found) // 3], *found[-2:]]
+        return [found[0], found[len(found) // 2 - 1], found[len(found) // 3], found[-1]]
 
     def explore(self, question: Question, base: Values) -> None:
-        """Ask for a base and for some numbers in the place of each of its numbers."""
+        """Ask for a base and for some numbers in the place of each of its numbers. What was renamed is so with these too: the
+        compiler has seen them with other registers."""
         question.bases.append(base)
         self.want(question, base)
+        root = question.roots.get(base, base)
         for group, pick in zip(question.shape.group, question.shape.picks, strict=True):
-            if pick.kind == "number":
-                for value in self.numbers(pick):
-                    self.want(question, exchanged(question.banks, base, group, value))
+            for value in self.numbers(pick) if pick.kind == "number" else ():
+                origin, values = (exchanged(question.banks, v, group, value) for v in (root, base))
+                if origin in question.seen and question.keys[origin] in self.sections:
+                    self.rename(question, origin, values)
+                self.want(question, values)
 
     def vary(self, question: Question, base: Values) -> None:
         """Ask for the code of a base with each of its registers renamed. What it uses besides cannot be renamed: there
         the compiler is asked."""
-        key, syntax = question.keys[base], self.target.syntax
-        used = layout.uses(syntax, self.sections[key])
+        used = self.pattern(question, base).used
         own = {(bank, value) for bank, value in zip(question.banks, base, strict=True)}
         if self.crowded(used, own):
             question.learned.add(base)
@@ -216,12 +224,12 @@ class Learner:
         """Ask for the text of a base with other registers."""
         if values in question.seen:
             return
-        used = layout.uses(self.target.syntax, self.sections[question.keys[base]])
+        pattern = self.pattern(question, base)
         own = {(bank, value) for bank, value in zip(question.banks, base, strict=True)}
         pairs = [
             pair for pair in zip(question.banks, values, strict=True) if pair[0] != "n" and pair not in own
         ]
-        if any((bank, self.registers.number(bank, value)) in used for bank, value in pairs):
+        if any((bank, self.registers.number(bank, value)) in pattern.used for bank, value in pairs):
             return
         mapping = {
             (bank, self.registers.number(bank, old)): self.registers.number(bank, new)
@@ -229,12 +237,19 @@ class Learner:
             if bank in "rf" and old != new
         }
         key, new = question.keys[base], self.new_key(question)
-        text = layout.renamed(self.target.syntax, self.sections[key], key, new, mapping)
+        text = layout.renamed(self.target.syntax, pattern, new, mapping)
         if text is not None:
             self.expect(question, values, new)
             question.roots[values] = question.roots.get(base, base)
             self.sections[new] = text
             self._batch.texts[new] = key, text
+
+    def pattern(self, question: Question, values: Values) -> layout.Pattern:
+        """The text of a sample, to be renamed."""
+        key = question.keys[values]
+        if key not in self._patterns:
+            self._patterns[key] = layout.pattern(self.target.syntax, self.sections[key], key)
+        return self._patterns[key]
 
     def joint(self, question: Question) -> Values:
         """The least ordinary registers, all at once."""
@@ -369,10 +384,10 @@ class Learner:
             if isinstance(fit, frozenset):
                 tried = {
                     values[group]
-                    for values in question.seen
+                    for values in neighbours(question, base)
                     if exchanged(question.banks, base, group, values[group]) == values
                 }
-                used = layout.uses(self.target.syntax, self.sections[question.keys[base]])
+                used = self.pattern(question, base).used
                 bank = question.banks[group]
                 own = {v for v, other in zip(base, question.banks, strict=True) if other == bank}
                 for alike in self.classes[bank]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from cnp.build.shapes import MOST_MIXED, Pick, Shape
-from cnp.stencil import Accept, Stencil
+from cnp.stencil import Accept, Hole, Stencil
 
 SMALL = 100  #: numbers in an interval of which some are tried from end to end
 
@@ -21,14 +22,25 @@ Interval = tuple[int, int]  #: numbers that fit
 Fit = Registered | tuple[Interval, ...]
 
 
+class Filling(NamedTuple):
+    """A block of a template, to be compared with samples: its code as one number, the first byte lowest, without the bits of
+    learned holes; these holes, as (field, addend, offset, group); the other holes."""
+
+    code: int
+    size: int
+    holes: tuple[tuple[str, int, int, int], ...]
+    others: tuple[Hole, ...]
+
+
 @dataclass
 class Template:
     """Code with holes for its groups. fits: for each group the registers it takes (a set), or intervals of
-    numbers. base: the sample that it was made of."""
+    numbers. base: the sample that it was made of. patterns: the blocks of each variant, made when they are first compared."""
 
     variants: Variants
     fits: list[Fit]
     base: Values
+    patterns: tuple[tuple[Filling, ...] | None, ...] = ()
 
     @property
     def cost(self) -> tuple[int, int]:

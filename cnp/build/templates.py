@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from cnp.build.question import SMALL, Fit, Question, Template, Values, Variants, exchanged
+from cnp.build.question import SMALL, Filling, Fit, Question, Template, Values, Variants, distinct, exchanged
 from cnp.build.shapes import Pick, Registers
 from cnp.stencil import Block, Hole, Stencil, What
 from cnp.target import Field, Formula, Target
@@ -24,9 +24,8 @@ class Fields:
         self.target, self.fields = target, target.fields
         self.order = target.byteorder
         self.step = target.code_align
-        names = (*target.register_fields, *target.number_fields)
-        self.masks = {name: self.bits(self.fields[name], -1) for name in names}
-        self.sizes = {name: self.fields[name].size for name in names}
+        self.masks = {name: self.bits(fld, -1) for name, fld in self.fields.items()}
+        self.sizes = {name: fld.size for name, fld in self.fields.items()}
         self.guards = target.guards
 
     @staticmethod
@@ -48,10 +47,11 @@ class Fields:
     def template(self, question: Question, base: Values, registers: Registers) -> Template | None:
         """What a base and the samples around it say; None where a number stays unexplained."""
         sample = question.seen[base]
+        near_by = neighbours(question, base)
         around: list[list[tuple[int, Variants]]] = [[] for _ in base]
-        for values, seen in question.seen.items():
+        for values in near_by:
             changed = [group for group, (a, b) in enumerate(zip(base, values, strict=True)) if a != b]
-            if len(changed) == 1 and same_shape(sample, seen):
+            if len(changed) == 1 and same_shape(sample, seen := question.seen[values]):
                 around[changed[0]].append((values[changed[0]], seen))
         near = self.with_holes(
             question, base, sample[0], [[(v, s[0]) for v, s in g] for g in around], registers
@@ -62,7 +62,7 @@ class Fields:
             far = self.with_holes(question, base, sample[1], far_around, registers)
         template = Template((near, far), [frozenset()] * len(base), base)
         for group, bank in enumerate(question.banks):
-            fit = self.fit(question, template, base, group, bank, registers)
+            fit = self.fit(question, template, near_by, group, bank, registers)
             if fit is None:
                 return None
             template.fits[group] = fit
@@ -72,16 +72,17 @@ class Fields:
         self,
         question: Question,
         template: Template,
-        base: Values,
+        near_by: list[Values],
         group: int,
         bank: str,
         registers: Registers,
     ) -> Fit | None:
         """The values of a group for which the template reproduces the compiler's code. None for a number that it does not
         follow."""
+        base = template.base
         good = [
             values
-            for values in question.seen
+            for values in near_by
             if exchanged(question.banks, base, group, values[group]) == values
             and self.reproduces(template, question, values, registers)
         ]
@@ -154,14 +155,17 @@ class Fields:
         for name in names:
             size, mask = self.sizes[name], self.masks[name]
             guard, wanted = self.guards.get(name, (0, 0))
+            addends = ADDENDS if bank == "n" else (0,)
+            candidates = [(addend, self.pattern(name, addend, number(value))) for addend in addends]
+            patterns = {pattern for _, pattern in candidates}
             for offset in range(0, len(code) - size + 1, self.step):
                 if not varying >> 8 * offset & (1 << 8 * size) - 1 or taken & self.place(name, offset):
                     continue
                 unit = self.unit(code, offset, size)
-                if unit & guard != wanted:
+                if unit & guard != wanted or unit & mask not in patterns:
                     continue
-                for addend in ADDENDS if bank == "n" else (0,):
-                    if self.pattern(name, addend, number(value)) != unit & mask:
+                for addend, pattern in candidates:
+                    if pattern != unit & mask:
                         continue
                     count = sum(
                         self.pattern(name, addend, number(v)) == self.unit(other, offset, size) & mask
@@ -186,11 +190,11 @@ class Fields:
     @cache  # noqa: B019 - one for each build
     def place(self, name: str, offset: int) -> int:
         """The bits of a field as bits of the whole code, byte by byte."""
-        fld = self.fields[name]
-        mask = self.bits(fld, -1)
-        if self.order == "big":
-            mask = int.from_bytes(mask.to_bytes(fld.size, "big"), "little")
-        return mask << 8 * offset
+        return self.spread(self.masks[name], self.sizes[name]) << 8 * offset
+
+    def spread(self, unit: int, size: int) -> int:
+        """A unit as bits of code that is read as one number, the first byte lowest."""
+        return unit if self.order == "little" else int.from_bytes(unit.to_bytes(size, "big"), "little")
 
     def unit(self, code: bytes | bytearray, offset: int, size: int) -> int:
         return int.from_bytes(code[offset : offset + size], self.order)  # type: ignore[arg-type]
@@ -199,48 +203,59 @@ class Fields:
         self, template: Template, question: Question, values: Values, registers: Registers
     ) -> bool:
         """Whether the template, filled with these values, is what the compiler made."""
-        sample = question.seen[values]
+        if not template.patterns:
+            template.patterns = tuple(
+                variant and tuple(self.filling(block, question) for block in variant.blocks)
+                for variant in template.variants
+            )
+        numbers = [
+            value if bank == "n" else registers.number(bank, value)
+            for bank, value in zip(question.banks, values, strict=True)
+        ]
         return all(
             (mine is None) == (theirs is None)
-            and (mine is None or theirs is None or self.same_code(mine, theirs, question, values, registers))
-            for mine, theirs in zip(template.variants, sample, strict=True)
+            and (mine is None or theirs is None or self.same_code(mine, theirs, numbers))
+            for mine, theirs in zip(template.patterns, question.seen[values], strict=True)
         )
 
-    def same_code(
-        self, mine: Stencil, theirs: Stencil, question: Question, values: Values, registers: Registers
-    ) -> bool:
+    def same_code(self, mine: tuple[Filling, ...], theirs: Stencil, numbers: list[int]) -> bool:
         """Compare block by block: the same code once the learned holes are filled, and the same other holes."""
-        if len(mine.blocks) != len(theirs.blocks):
+        if len(mine) != len(theirs.blocks):
             return False
-        for block, other in zip(mine.blocks, theirs.blocks, strict=True):
-            if len(block.code) != len(other.code):
+        for filling, other in zip(mine, theirs.blocks, strict=True):
+            if filling.size != len(other.code):
                 return False
-            filled = self.filled(block, question, values, registers)
-            if filled != other.code or others(block, question) != list(other.holes):
+            code = filling.code
+            for name, addend, offset, group in filling.holes:
+                bits = self.placed(name, addend, offset, numbers[group])
+                if bits is None:
+                    return False
+                code |= bits
+            if code != int.from_bytes(other.code, "little") or filling.others != other.holes:
                 return False
         return True
 
-    def filled(self, block: Block, question: Question, values: Values, registers: Registers) -> bytes | None:
-        """The code of a block with its learned holes filled."""
-        code = bytearray(block.code)
-        for hole in block.holes:
-            group = question.shape.group[hole.index] if hole.what is What.OPERAND else -1
-            if group < 0:
-                continue
-            bank = question.banks[group]
-            value = values[group] if bank == "n" else registers.number(bank, values[group])
-            bits = self.pattern(hole.field, hole.addend, value)
-            if bits is None:
-                return None
-            size = self.sizes[hole.field]
-            unit = self.unit(code, hole.offset, size) & ~self.masks[hole.field] | bits
-            code[hole.offset : hole.offset + size] = unit.to_bytes(size, self.order)  # type: ignore[arg-type]
-        return bytes(code)
+    def filling(self, block: Block, question: Question) -> Filling:
+        """A block as `same_code` compares it."""
+        groups = question.shape.group
+        learned = [h for h in block.holes if h.what is What.OPERAND and groups[h.index] >= 0]
+        code = int.from_bytes(block.code, "little")
+        for hole in learned:
+            code &= ~self.place(hole.field, hole.offset)
+        holes = tuple((h.field, h.addend, h.offset, groups[h.index]) for h in learned)
+        return Filling(code, len(block.code), holes, tuple(h for h in block.holes if h not in learned))
+
+    @cache  # noqa: B019 - one for each build
+    def placed(self, name: str, addend: int, offset: int, value: int) -> int | None:
+        """The bits of a field with a value as bits of the whole code; None if it cannot hold it."""
+        bits = self.pattern(name, addend, value)
+        return None if bits is None else self.spread(bits, self.sizes[name]) << 8 * offset
 
 
-def others(block: Block, question: Question) -> list[Hole]:
-    """The holes that relocations made."""
-    return [h for h in block.holes if h.what is not What.OPERAND or question.shape.group[h.index] < 0]
+def neighbours(question: Question, base: Values) -> list[Values]:
+    """The samples in which at most one operand is another one than in a base, and who had that instead."""
+    most = 2 if distinct(question.banks, base) else len(base)
+    return [v for v in question.seen if sum(a != b for a, b in zip(base, v, strict=True)) <= most]
 
 
 def same_shape(first: Variants, second: Variants) -> bool:

@@ -226,6 +226,7 @@ def make(byteorder: str) -> Target:
         aliases=(f"{name}r2", f"mips64r2{ending}", f"{name}-unknown-linux-gnuabi64"),
         triple=f"{name}-unknown-linux-gnuabi64",
         machine=8,
+        composed=True,
         byteorder=byteorder,
         cflags=(
             "-march=mips64r2", "-mabi=64", "-mno-abicalls", "-fno-pic", "-G0", "-mlong-calls", "-mnan=legacy",
