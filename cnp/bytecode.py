@@ -23,9 +23,9 @@ from cnp.bytecode_rules import (
     FUNCTION,
     MOST_OPCODE,
     RULES,
-    SIZE,
     TARGET,
     WIDE_HALVES,
+    ZERO,
     Appended,
     Bits,
     Call,
@@ -57,6 +57,7 @@ from cnp.operands import Register, Slot
 
 if TYPE_CHECKING:
     from cnp.assembler import Assembler
+    from cnp.bytecode_tables import Tables, Translation
     from cnp.emit import Batch
 
 __all__ = [
@@ -114,7 +115,7 @@ class Bytecode:
         for rule in self.each():
             if not all(allowed for _, allowed in self.limits(rule)):
                 raise wrong(f"rule of opcode {rule.opcode:#x}", rule, "every field at least one value")
-        self._tables: Any = None
+        self._tables: Tables | None = None
         if native.core_module is not None:
             _ = self.tables
 
@@ -173,7 +174,8 @@ class Bytecode:
                 raise wrong(f"{where}: {name}", operand, "registers, slots, numbers and what fields say")
 
     def limits(self, rule: Rule) -> list[tuple[str, tuple[tuple[int, int], ...]]]:
-        """What fields must be: (field, spans), also because a map has no other entries."""
+        """What fields must be: (field, spans), also because a map has no other entries. They are in the order of the
+        fields, but those that must be 0 come first."""
         found = [(name, spans(allowed)) for name, allowed in rule.must.items()]
         for step in rule.steps:
             for operand in step[1:]:
@@ -182,7 +184,8 @@ class Bytecode:
                     limit = (operand.field, spans(there))
                     if limit not in found:
                         found.append(limit)
-        return found
+        numbers = {name: number for number, name in enumerate(self.fields)}
+        return sorted(found, key=lambda limit: (limit[1] != ZERO, numbers[limit[0]], limit[1]))
 
     # ---- programs
 
@@ -197,8 +200,7 @@ class Bytecode:
             from cnp import bytecode_reference
 
             return bytecode_reference.translate(self, bytes(code), given, firsts)
-        made: Translated = self.tables.translate(bytes(code), given, firsts)
-        return made
+        return self.tables.translate(bytes(code), given, firsts)
 
     def pools_of(self, pools: Pools | None) -> dict[str, dict[int, int]]:
         """The pools that it asks for, in order, their keys as well."""
@@ -225,7 +227,7 @@ class Bytecode:
             self.tables.check(bytes(code), given)
 
     @property
-    def tables(self) -> Any:
+    def tables(self) -> Tables:
         """The description as the core has it, made once."""
         if self._tables is None:
             from cnp.bytecode_tables import Tables
@@ -233,21 +235,27 @@ class Bytecode:
             self._tables = Tables(self)
         return self._tables
 
-    def extend(self, batch: Batch, code: Any, pools: Pools | None = None) -> Translated:
+    def extend(
+        self, batch: Batch, code: Any, pools: Pools | None = None, checked: Translation | None = None
+    ) -> Translated:
         """Append a program to a batch at the core's speed: into its present function, or as functions of its own where
-        the bytecode has some. BytecodeError, and the errors of the batch."""
-        label = batch.label() if self.functions else 0
-        numbers = [batch.number(value) for value in self.numbers(pools)]
-        made = self.translate(code, pools, Firsts(len(batch), label, numbers[0] if numbers else 0))
-        if self.functions is None:
-            batch.extend(made.records)
-            return made
-        labels = [label, *(batch.label() for _ in made.functions[1:])]
-        ends = [begin.position for begin in made.functions[1:]] + [len(made.records) // SIZE + len(batch)]
-        start = len(batch)
-        for label, begin, end in zip(labels, made.functions, ends, strict=True):
-            batch.function(self.functions.frame, label)
-            batch.extend(made.records[(begin.position - start) * SIZE : (end - start) * SIZE])
+        the bytecode has some. The records of what is returned are those of the batch.
+
+        checked: what `tables.check` of this bytecode gave, or of one with other steps. BytecodeError, and the errors of the
+        batch.
+        """
+        given = self.pools_of(pools)
+        checked = checked or self.tables.check(bytes(code), given)
+        numbers = [batch.number(value) for value in self.numbers(given)]
+        labels = [batch.label() for _ in range(checked.functions)]
+        firsts = Firsts(len(batch), labels[0] if labels else 0, numbers[0] if numbers else 0)
+        made = checked.into(batch, self, bytes(code), given, firsts)
+        if not labels:
+            batch.adopt(made.end - firsts.position)
+        ends = [*(begin.position for begin in made.functions[1:]), made.end]
+        for label, end in zip(labels, ends, strict=False):
+            batch.function(self.frame, label)
+            batch.adopt(end - len(batch))
         return made
 
     def append(self, asm: Assembler, code: Any, pools: Pools | None = None, name: str = "") -> Appended:

@@ -136,7 +136,7 @@ class Program:
             records += self._records(index, rule, given, label, functions)
             goes_on = not rule.ends
         named = [self._named(record, places) for record in records]
-        return Translated(memoryview(b"".join(named)), places, begins)
+        return Translated(memoryview(b"".join(named)), places, begins, position + len(records))
 
     def _begin(self, index: int, goes_on: bool, begins: list[Begin], at: int) -> list[bytes]:
         """A function begins: what runs into it from the instruction before jumps behind its first steps."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 from cnp.emit import FUNCTION as FUNCTION_KIND
@@ -18,6 +18,7 @@ Allowed: TypeAlias = "int | tuple[int, int] | Iterable[int]"
 Pools: TypeAlias = Mapping[str, Mapping[int, int]]
 MOST_OPCODE = 16  #: bits of an opcode
 SIZE = RECORD.size
+ZERO = ((0, 0),)  #: spans of a field that must be 0
 WIDE_HALVES = struct.Struct("=2i")
 MOST_ESCAPE = 16  #: records of an escape unless its rule says otherwise
 
@@ -198,12 +199,13 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class Translated:
-    """A program as records. places: for each word the position of the first operation of the instruction that begins there; of
-    second words that of their instruction. functions: in order."""
+    """A program as records. places: for each word the position of the first operation of its instruction; functions: in
+    order; end: position behind the last operation."""
 
     records: memoryview
     places: Sequence[int]
-    functions: Sequence[Begin] = field(default_factory=tuple)
+    functions: Sequence[Begin]
+    end: int
 
 
 class Appended(NamedTuple):

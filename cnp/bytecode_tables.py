@@ -9,6 +9,7 @@ from cnp.bytecode_rules import (
     RULES,
     SIZE,
     TARGET,
+    ZERO,
     Begin,
     Bits,
     Call,
@@ -30,6 +31,7 @@ from cnp.errors import OperandError, StateError
 
 if TYPE_CHECKING:
     from cnp.bytecode import Bytecode
+    from cnp.emit import Batch
 
 CALLED = 1 << 31  #: in a place: a function begins there
 CONSTANT, FIELD, MAP, POOL, TO_TARGET, TO_FUNCTION = range(6)
@@ -49,6 +51,13 @@ class Tables:
         self._rows["fields"] = [self._bits(bits) for bits in bytecode.fields.values()]
         for rule in self.each:
             self._rows["rules"].append(self._rule(rule))
+        rules = [{**row, "step": 0, "steps": 0} for row in self._rows["rules"]]
+        #: what programs are checked by: the same of all bytecodes whose rules differ in their steps alone
+        self.shape = hash(
+            repr((bytecode.pools, rules, self._rows["fields"], self._rows["limits"], self._rows["spans"]))
+        )
+        #: operations of an instruction at most, those of a function's beginning included
+        self.steps = max((len(rule.steps) or rule.most for rule in self.each), default=0) + self._begins()
         self._keep: list[Any] = []
         self.evidence = self.ffi.new("struct cnp_evidence *")
         self.table = self.ffi.new("struct cnp_bytecode *", self._head())
@@ -57,6 +66,10 @@ class Tables:
             name, row = self.ffi.string(self.evidence.table).decode(), self.evidence.row
             message = f"row {row} of the bytecode's {name} does not fit a record: {self._rows.get(name, [row])[row]}"
             raise OperandError(message, op="", operand=name, value=row, allowed="what fits a record")
+
+    def _begins(self) -> int:
+        functions = self.bytecode.functions
+        return len(functions.begin) + bool(functions.join) if functions else 0
 
     def _array(self, kind: str, items: Any) -> Any:
         self._keep.append(self.ffi.new(f"{kind}[]", items or 1))
@@ -98,10 +111,15 @@ class Tables:
     def _rule(self, rule: Rule) -> dict[str, Any]:
         whens = [(name, spans(allowed)) for name, allowed in rule.when.items()]
         checks, goes = self.bytecode.limits(rule), rule.goes
+        zeros = [self.bytecode.bits(name) for name, allowed in checks if allowed == ZERO]
+        zero = [0, 0]
+        for bits in zeros:
+            zero[bits.word] |= (1 << bits.width) - 1 << bits.at
+        pooled = any(isinstance(operand, Pool) for step in rule.steps for operand in step)
         row: dict[str, Any] = {
             "when": self._limits(whens), "whens": len(whens), "check": self._limits(checks), "checks": len(checks),
             "step": self._steps(rule.steps), "steps": len(rule.steps), "ends": rule.ends,
-            "escape": rule.most if rule.escape else 0,
+            "escape": rule.most if rule.escape else 0, "zero": zero, "zeros": len(zeros), "pooled": pooled,
         }  # fmt: skip
         if goes is not None:
             row |= {
@@ -149,41 +167,70 @@ class Tables:
 
     def translate(self, code: bytes, pools: Pools, firsts: Firsts) -> Translated:
         """As `Bytecode.translate`."""
-        return self.check(code, pools).records(firsts)
+        return self.check(code, pools).records(pools, firsts)
 
 
 class Translation:
-    """A program that was checked."""
+    """A program that was checked. functions: how many it has."""
 
     def __init__(self, tables: Tables, code: bytes, pools: Pools) -> None:
-        self.tables, self.bytecode, self.code = tables, tables.bytecode, code
-        ffi = tables.ffi
-        self._evidence = ffi.new("struct cnp_evidence *")
-        self._job = job = ffi.new("struct cnp_translation *")
-        self._places = ffi.new("struct cnp_place[]", self.bytecode.words_of(code))
-        self._pools = pools
+        self.tables, self.code = tables, code
+        self._places = tables.ffi.new("struct cnp_place[]", tables.bytecode.words_of(code))
+        run = Run(tables, code, pools, self._places)
+        run.check(tables.lib.cnp_bytecode_check(tables.table, run.job, run.evidence))
+        self.functions, self.most = int(run.job.functions), int(run.job.most)
+
+    def records(self, pools: Pools, firsts: Firsts) -> Translated:
+        """What it becomes."""
+        memory = bytearray(SIZE * self.most)
+        room = self.tables.ffi.from_buffer("struct cnp_record[]", memory)
+        return self._run(self.tables, self.code, pools, firsts, room, self.most)
+
+    def into(self, batch: Batch, bytecode: Bytecode, code: bytes, pools: Pools, firsts: Firsts) -> Translated:
+        """The same, in the room of a batch behind what it has, which is yet to adopt it. bytecode: that by which it was checked,
+        or one whose rules differ in their steps alone; code: what was checked, but for numbers. StateError: they are others."""
+        tables = bytecode.tables
+        if tables.shape != self.tables.shape or len(code) != len(self.code):
+            raise StateError("this program was checked by the rules of another bytecode", state="checked")
+        most = self.most if tables is self.tables else self.most * max(1, tables.steps)
+        return self._run(tables, code, pools, firsts, batch.room(most), most)
+
+    def _run(
+        self, tables: Tables, code: bytes, pools: Pools, firsts: Firsts, room: Any, most: int
+    ) -> Translated:
+        ffi, places = tables.ffi, tables.ffi.new("struct cnp_place[]", len(self._places))
+        ffi.memmove(places, self._places, ffi.sizeof(places))
+        run = Run(tables, code, pools, places)
+        job, begins = run.job, ffi.new("struct cnp_begin[]", self.functions)
+        job.first_position, job.first_label = firsts.position, firsts.label
+        job.records, job.begins, job.room, job.functions = room, begins, most, self.functions
+        run.number(firsts.number)
+        while status := tables.lib.cnp_bytecode_translate(tables.table, job, run.evidence):
+            run.check(status)
+            run.escape()
+        found = [Begin(begin.index, begin.position) for begin in begins]
+        positions = memoryview(ffi.buffer(places)).cast("I")[1::2]
+        records = memoryview(ffi.buffer(room, SIZE * job.count))
+        return Translated(records, positions, found, firsts.position + job.count)
+
+
+class Run:
+    """`struct cnp_translation` of a program, and what that points to."""
+
+    def __init__(self, tables: Tables, code: bytes, pools: Pools, places: Any) -> None:
+        self.tables, self.bytecode, self._code, self._pools = tables, tables.bytecode, code, pools
+        self.evidence = tables.ffi.new("struct cnp_evidence *")
+        self.job = job = tables.ffi.new("struct cnp_translation *")
         self._rows, held = self._pool_rows()
-        self._held = [ffi.from_buffer(code), *held]
-        job.code, job.words, job.places = self._held[0], len(self._places), self._places
+        self._held = [tables.ffi.from_buffer(code), *held]
+        job.code, job.words, job.places = self._held[0], len(places), places
         if pools:
             job.pools = self._rows
-        self._check(tables.lib.cnp_bytecode_check(tables.table, job, self._evidence))
 
-    def records(self, firsts: Firsts) -> Translated:
-        """What it becomes."""
-        ffi, lib, job = self.tables.ffi, self.tables.lib, self._job
-        job.first_position, job.first_label = firsts.position, firsts.label
+    def number(self, first: int) -> None:
+        """Tell the pools which of the batch's numbers theirs are."""
         for row, name in zip(self._rows, self._pools, strict=True):
-            row.first = self.bytecode.first_number(name, self._pools, firsts.number)
-        records, begins = bytearray(SIZE * job.most), ffi.new("struct cnp_begin[]", job.functions)
-        room = ffi.from_buffer("struct cnp_record[]", records)
-        job.records, job.begins = room, begins
-        while status := lib.cnp_bytecode_translate(self.tables.table, job, self._evidence):
-            self._check(status)
-            self._escape(records)
-        found = [Begin(begin.index, begin.position) for begin in begins]
-        positions = memoryview(ffi.buffer(self._places)).cast("I")[1::2]
-        return Translated(memoryview(records)[: SIZE * job.count], positions, found)
+            row.first = self.bytecode.first_number(name, self._pools, first)
 
     def _pool_rows(self) -> tuple[Any, list[Any]]:
         """`struct cnp_pool` of each, and what they point to."""
@@ -196,17 +243,17 @@ class Translation:
             rows.append((held[-2], held[-1], len(pool), 0))
         return new("struct cnp_pool[]", rows), held
 
-    def _escape(self, records: bytearray) -> None:
+    def escape(self) -> None:
         """Write what a rule's callable gives for the instruction that the core stands at."""
-        job = self._job
+        job, ffi = self.job, self.tables.ffi
         rule = self.tables.each[job.places[job.index].rule & ~CALLED]
-        for record in self.bytecode.escaped(rule, self.bytecode.given(self.code, job.index, rule.words)):
-            records[SIZE * job.count : SIZE * (job.count + 1)] = record
+        for record in self.bytecode.escaped(rule, self.bytecode.given(self._code, job.index, rule.words)):
+            ffi.memmove(job.records + job.count, record, SIZE)
             job.count += 1
 
-    def _check(self, status: int) -> None:
+    def check(self, status: int) -> None:
         """Raise what a status and its evidence say."""
-        lib, found = self.tables.lib, self._evidence
+        lib, found = self.tables.lib, self.evidence
         if status in (lib.CNP_OK, lib.CNP_ESCAPE):
             return
         if status != lib.CNP_BAD_INSTRUCTION:

@@ -305,12 +305,25 @@ class Batch:
 
     def extend(self, records: Buffer) -> None:
         """Append records from any buffer; it is read once and not kept. An error leaves those before it appended."""
-        lib, evidence = self._lib, self.library.evidence
         data = self._ffi.from_buffer(records)
         if len(data) % RECORD.size:
             message = f"{len(data)} bytes are no whole number of records of {RECORD.size} bytes"
             raise OperandError(message, op="", operand="records", value=len(data), allowed=RECORD.size)
-        count, done = len(data) // RECORD.size, 0
+        self._append(data, len(data) // RECORD.size)
+
+    def room(self, count: int) -> Any:
+        """Room for records behind those that there are, as the core's: valid until the next call but `adopt`."""
+        found = self._lib.cnp_room(self._handle, count)
+        if found == self._ffi.NULL:
+            raise MemoryError
+        return found
+
+    def adopt(self, count: int) -> None:
+        """Append records that were written into the room, without copying them."""
+        self._append(self._ffi.cast("char *", self.room(count)), count)
+
+    def _append(self, data: Any, count: int) -> None:
+        lib, evidence, done = self._lib, self.library.evidence, 0
         while done < count:
             status = lib.cnp_append(
                 self._handle, data + done * RECORD.size, count - done, self._done, evidence

@@ -317,7 +317,7 @@ def test_tables_of_strangers() -> None:
         ffi, lib, table = tables.ffi, tables.lib, tables.table
         name = rng.choice(("fields", "limits", "sources", "steps", "rules"))
         row = getattr(table, name)[rng.randrange(getattr(table, f"{name}_count"))]
-        field, kind = rng.choice(ffi.typeof(row).fields)
+        field, kind = rng.choice([f for f in ffi.typeof(row).fields if f[1].type.kind == "primitive"])
         bits = 8 * ffi.sizeof(kind.type)
         low = -(1 << bits - 1) if kind.type.cname.startswith("int") else 0
         setattr(row, field, rng.choice((rng.randrange(8), rng.randrange(low, low + (1 << bits)))))

@@ -120,11 +120,12 @@ static int check_pools(const struct cnp_bytecode *b, const struct cnp_translatio
     return CNP_OK;
 }
 
+/* first: of the limits, that is to be looked at. */
 static int check_fields(const struct cnp_bytecode *b, const struct cnp_translation *t, const struct cnp_rule *rule,
-                        const struct words *words, size_t index, struct cnp_evidence *evidence)
+                        uint32_t first, const struct words *words, size_t index, struct cnp_evidence *evidence)
 {
-    const struct cnp_limit *limit = &b->limits[rule->check];
-    for (uint32_t k = 0; k < rule->checks; k++, limit++) {
+    const struct cnp_limit *limit = &b->limits[rule->check + first];
+    for (uint32_t k = first; k < rule->checks; k++, limit++) {
         int64_t value = field_value(&b->fields[limit->field], words);
         if (LIKELY(holds(b, limit, value)))
             continue;
@@ -165,8 +166,9 @@ static int check_one(const struct cnp_bytecode *b, struct cnp_translation *t, si
     if (number == NONE)
         return fault(b, t, index, CNP_FAULT_VARIANT, b->opcode, opcode, evidence);
     const struct cnp_rule *rule = &b->rules[number];
-    int status = check_fields(b, t, rule, &words, index, evidence);
-    if (!status && b->pools_count)
+    bool is_zero = !((words.word[0] & rule->zero[0]) | (words.word[1] & rule->zero[1]));
+    int status = check_fields(b, t, rule, is_zero ? rule->zeros : 0, &words, index, evidence);
+    if (!status && rule->pooled)
         status = check_pools(b, t, rule, &words, index, evidence);
     if (!status && next == t->words && !rule->ends)
         status = fault(b, t, index, CNP_FAULT_RUNS_OFF, b->opcode, opcode, evidence);
@@ -345,12 +347,22 @@ static int adopt(const struct cnp_bytecode *b, struct cnp_translation *t, size_t
     return CNP_OK;
 }
 
-static void list_functions(const struct cnp_bytecode *b, struct cnp_translation *t)
+static void begin_program(const struct cnp_bytecode *b, struct cnp_translation *t)
 {
     size_t number = 0;
-    for (size_t i = 0; i < t->words && b->frame; i++)
-        if (t->places[i].rule != NONE && t->places[i].rule & CALLED)
+    for (size_t i = 0; i < t->words; i++) {
+        t->places[i].at = NONE;
+        if (b->frame && t->places[i].rule != NONE && t->places[i].rule & CALLED && number < t->functions)
             t->begins[number++] = (struct cnp_begin){(uint32_t)i, 0};
+    }
+    t->bound = 0, t->goes_on = 0;
+}
+
+/* Whether there is room for what becomes of an instruction. */
+static inline bool has_room(const struct cnp_bytecode *b, const struct cnp_translation *t, const struct cnp_rule *rule,
+                            bool called)
+{
+    return t->room - t->count >= (rule->escape ? rule->escape : rule->steps) + (called ? b->begins + (b->join != 0) : 0);
 }
 
 static size_t width_of(const struct cnp_translation *t, size_t index)
@@ -368,7 +380,7 @@ static int translate_one(const struct cnp_bytecode *b, struct cnp_translation *t
         int64_t byte = goes_to(b, rule, &words, index);
         goal = (size_t)byte / b->size;
         if (byte < 0 || goal >= t->words || t->places[goal].rule == NONE)
-            return fail(evidence, CNP_WRONG_TIME, index, 0);
+            return fail(evidence, CNP_WRONG_TIME, index, 0); /* it is not the program that was checked */
     }
     return put_steps(b, t, rule->step, rule->steps, &words, goal) ? CNP_OK : fail(evidence, CNP_WRONG_TIME, index, 0);
 }
@@ -376,13 +388,15 @@ static int translate_one(const struct cnp_bytecode *b, struct cnp_translation *t
 int cnp_bytecode_translate(const struct cnp_bytecode *b, struct cnp_translation *t, struct cnp_evidence *evidence)
 {
     if (!t->index && !t->asked)
-        list_functions(b, t), t->goes_on = 0;
+        begin_program(b, t);
     while (t->index < t->words) {
         size_t index = t->index;
         struct cnp_place *place = &t->places[index];
         const struct cnp_rule *rule = &b->rules[place->rule & ~CALLED];
         int status;
         if (!t->asked) {
+            if (UNLIKELY(!has_room(b, t, rule, place->rule & CALLED)))
+                return fail(evidence, CNP_NO_SPACE, index, 0);
             if (place->rule & CALLED)
                 begin_function(b, t, index, t->goes_on);
             begin_place(t, place);

@@ -65,18 +65,26 @@ static bool valid_step(const struct cnp_bytecode *b, const struct cnp_step *step
     return wides == 0 || (wides == 1 && step->operands <= 4);
 }
 
+static bool asks_pool(const struct cnp_bytecode *b, const struct cnp_step *step)
+{
+    bool asks = false;
+    for (uint32_t i = 0; i < step->operands; i++)
+        asks |= b->sources[step->first + i].from == CNP_FROM_POOL;
+    return asks;
+}
+
 static bool valid_rule(const struct cnp_bytecode *b, const struct cnp_rule *rule)
 {
     if (!in(rule->when, rule->whens, b->limits_count) || !in(rule->check, rule->checks, b->limits_count) ||
         !in(rule->step, rule->steps, b->steps_count) || rule->goes > CNP_CALLS || (rule->goes == CNP_CALLS && !b->frame) ||
-        (rule->escape && rule->steps) || rule->escape > MOST_RECORDS)
+        rule->zeros > rule->checks || (rule->escape && rule->steps) || rule->escape > MOST_RECORDS)
         return false;
     if (rule->goes != CNP_GOES_ON &&
         (rule->field >= b->fields_count || b->fields[rule->field].width > 40 || rule->base != (int32_t)rule->base ||
          rule->scale != (int16_t)rule->scale))
         return false;
     for (uint32_t s = rule->step; s < rule->step + rule->steps; s++)
-        if (!valid_step(b, &b->steps[s], rule))
+        if (!valid_step(b, &b->steps[s], rule) || (!rule->pooled && asks_pool(b, &b->steps[s])))
             return false;
     return true;
 }

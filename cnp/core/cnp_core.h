@@ -211,6 +211,8 @@ int cnp_number(struct cnp_program *program, struct cnp_number value, uint32_t *n
 /* Append `count` records; done: how many were. They are copied. */
 int cnp_append(struct cnp_program *program, const void *records, size_t count, size_t *done,
                struct cnp_evidence *evidence);
+/* Room for records behind those of a program: written there, cnp_append takes them without a copy. NULL: there is none. */
+struct cnp_record *cnp_room(struct cnp_program *program, size_t count);
 size_t cnp_count(const struct cnp_program *program);
 const struct cnp_record *cnp_records(const struct cnp_program *program);
 
@@ -280,12 +282,14 @@ enum cnp_goes { CNP_GOES_ON, CNP_GOES_TO, CNP_CALLS };
 /* What an instruction becomes. goes: whether it names an instruction, that lies at the byte base + scale * field from
    its own place, or from the first one's (absolute). A called instruction, and the first, begins a function if the bytecode
    has functions. ends: what follows is reached by jumps only. escape: records at most that the caller gives in its place;
-   0: the steps. */
+   0: the steps. pooled: some step asks a pool. The
+   first `zeros` checks hold where the bits `zero` of its words are 0. */
 struct cnp_rule {
-    uint32_t when, whens, check, checks; /* limits: conditions of the rule, and what must hold then */
+    uint32_t when, whens, check, checks, zeros; /* limits: conditions of the rule, and what must hold then */
     uint32_t step, steps, escape;
-    uint8_t goes, absolute, field, ends;
+    uint8_t goes, absolute, field, ends, pooled;
     int64_t scale, base;
+    uint64_t zero[2];
 };
 
 /* size: bytes of a word. opcode: a field of the first word with at most 16 bits; value v has the rules first[v] …
@@ -328,7 +332,8 @@ struct cnp_begin { uint32_t index, position; };          /* a function: its inst
 /* A program under translation. What is given: code, of `words` words; pools; room for as many places; first_position,
    first_label: position of its first operation, label of its first function, those of the others follow. Then
    cnp_bytecode_check says how many records it becomes at most and how many functions it has, for which there has to be
-   room when cnp_bytecode_translate is called; count: records that were written. */
+   room when cnp_bytecode_translate is called (room: that of the records); count: records that were written. Where index and
+   count are 0 again, it begins anew: so a program that was checked can be translated by tables with other steps. */
 struct cnp_translation {
     const void *code;
     size_t words;
@@ -337,7 +342,7 @@ struct cnp_translation {
     uint32_t first_position, first_label;
     struct cnp_record *records;
     struct cnp_begin *begins;
-    size_t most, functions, count, index;
+    size_t room, most, functions, count, index;
     size_t bound, asked; /* the core's, as goes_on */
     uint32_t goes_on;
 };

@@ -293,6 +293,11 @@ static void restore(struct cnp_program *program)
     program->moved = false;
 }
 
+struct cnp_record *cnp_room(struct cnp_program *program, size_t count)
+{
+    return grow(program, count) ? program->records + program->count : NULL;
+}
+
 int cnp_append(struct cnp_program *program, const void *records, size_t count, size_t *done,
                struct cnp_evidence *evidence)
 {
@@ -311,7 +316,8 @@ int cnp_append(struct cnp_program *program, const void *records, size_t count, s
     const uint32_t room = program->functions.count && program->limit >= 8 ? program->limit - 8 : 0;
     const bool slowly = !program->functions.count || program->limit < 8;
     for (size_t i = 0; i < count; i++, record++, from += sizeof *record) {
-        memcpy(record, from, sizeof *record);
+        if (from != (const uint8_t *)record)
+            memcpy(record, from, sizeof *record);
         const struct operation *op = LIKELY(record->op < operations) ? operation_of(library, record->op) : NULL;
         const struct shape *shape = LIKELY(op != NULL) ? shape_of(op, record->kinds) : NULL;
         if (UNLIKELY(!shape)) {

@@ -25,6 +25,7 @@ from cnp.ebpf.verify import verify
 from cnp.errors import OperandError
 
 if TYPE_CHECKING:
+    from cnp.bytecode_tables import Translation
     from cnp.ebpf.here import Function
 
 DEPTH = 8  #: functions that may be nested, the first one included
@@ -71,15 +72,20 @@ class Program:
         data = bytes(source) if isinstance(source, (bytes, bytearray)) else Path(source).read_bytes()
         self.image = read(data, section)
         self.helpers, self.packet, self.unwind = dict(helpers or {}), packet, unwind
-        self._verify()
+        self.checked = self._verify()
         #: contents of the sections, which all runs in this process share
         self.data = [bytearray(section.data) for section in self.image.sections]
 
-    def _verify(self) -> None:
-        """VerifyError names the first instruction that breaks a rule, which the core finds faster."""
+    def _verify(self) -> Translation | None:
+        """What the core made of it, which finds faster what verify.py has words for. VerifyError names the first instruction that
+        breaks a rule."""
         code, packet = self.image.code, self.packet is not None
-        if native.core_module is None or not quick.is_valid(code, self.helpers, packet):
+        found = None
+        if native.core_module is not None:
+            found = quick.checked(code, self.helpers, packet, self.unwind)
+        if found is None:
             verify(decode(code), self.helpers, packet)
+        return found
 
     @cached_property
     def instructions(self) -> list[tuple[int, Instruction]]:

@@ -17,6 +17,7 @@ from cnp.assembler import Program as Operations
 from cnp.assembler import Slot
 from cnp.bytecode import Step
 from cnp.bytecode_rules import Labelled
+from cnp.bytecode_tables import Translation
 from cnp.ebpf.isa import R10, SIZE
 from cnp.ebpf.stops import MAIN, stopped
 from cnp.ebpf.table import BASE, HELPERS, PACKET, Options
@@ -55,7 +56,9 @@ class Compiled:
         batch = kept_batch(library)
         code = relocated(program.image.code, program.image.relocations, places.data)
         takes_r10 = MENTIONS_R10.search(code[1::SIZE]) is not None
-        made = described(library, options, places, takes_r10).extend(batch, code, places.pools)
+        made = described(library, options, places, takes_r10).extend(
+            batch, code, places.pools, program.checked
+        )
         end = len(batch)
         self.positions = Positions(made.places, end)
         batch.function(base + 8)
@@ -145,15 +148,15 @@ def packed_entry(library: Library, options: Options, places: Places) -> bytes:
     return b"".join(described(library, options, places).packed(step) for step in steps)
 
 
-def is_valid(code: bytes, helpers: Collection[int], packet: bool) -> bool:
-    """Whether a program breaks no rule of verify.py."""
+def checked(code: bytes, helpers: Collection[int], packet: bool, unwind: int | None) -> Translation | None:
+    """A program that breaks no rule of verify.py; None: it does."""
     if not 0 < len(code) <= SIZE * MOST:
-        return False
+        return None
     library = vocabulary("host")
     pools = {HELPERS: dict.fromkeys(helpers, 0), PACKET: dict.fromkeys(PACKETS, 0)}
-    places = Places(packet=int(packet))
+    places = Places(packet=int(packet), unwind=unwind)
+    table = described(library, Options(), places)
     try:
-        described(library, Options(), places).check(code, pools)
+        return table.tables.check(code, table.pools_of(pools))
     except BytecodeError:
-        return False
-    return True
+        return None

@@ -61,7 +61,8 @@ def bytecode(
 
 
 class Rules:
-    """The rules for some options. A method for each kind of instruction gives its cases."""
+    """The rules for some options. A method for each kind of instruction gives its cases. checked and polls change only their
+    steps, so that what was checked by the rules for one is checked for all."""
 
     def __init__(self, checked: bool, polls: bool, packet: bool, unwind: int | None) -> None:
         self.checked, self.polls, self.allows_packets, self.unwind = checked, polls, packet, unwind
@@ -132,8 +133,8 @@ class Rules:
 
     def polled(self, field: str, *steps: Step) -> Iterator[Case]:
         """With a poll on the way back."""
-        if self.polls:
-            yield {field: (-(1 << 31), -1)}, (("poll",), *steps)
+        poll: tuple[Step, ...] = (("poll",),) if self.polls else ()
+        yield {field: (-(1 << 31), -1)}, (*poll, *steps)
         yield {}, steps
 
     def branch(self, spec: Spec) -> Iterator[Case]:
