@@ -250,6 +250,27 @@ def test_a_batch_has_the_code_of_the_assembler() -> None:
     assert bytes(found) == wanted
 
 
+@needs_core
+def test_what_one_bytecode_checked_another_with_other_steps_translates() -> None:
+    """But not one with other rules, and no code that has become longer."""
+    longer = Rule(1, ("i64_move", SlotOf("a"), 1), *[("i64_add", SlotOf("a"), SlotOf("a"), SlotOf("a"))] * 7)
+    other = Bytecode(VM, 4, WIDER, [longer, *RULES_OF_OURS[1:]])
+    code = words((1, 0, 5), (1, 1, 5), (4, 0, 0))
+    checked = ours().tables.check(code, ours().pools_of(NUMBERS))
+    batch = emit.Batch(VM.library)
+    batch.function(64)
+    made = other.extend(batch, code, NUMBERS, checked)
+    assert list(made.places) == [0, 8, 16]
+    wanted = emit.Batch(VM.library)
+    wanted.function(64)
+    wanted.extend(other.translate(code, NUMBERS).records)
+    assert bytes(batch.records()) == bytes(wanted.records())
+    stricter = Bytecode(VM, 4, WIDER, [Rule(1, *RULES_OF_OURS[0].steps, must={"a": 0}), *RULES_OF_OURS[1:]])
+    for described, given in ((stricter, code), (other, code + words((4, 0, 0)))):
+        with pytest.raises(StateError):
+            described.extend(batch, given, NUMBERS, checked)
+
+
 @pytest.mark.parametrize(
     ("code", "index", "rule", "value"),
     [

@@ -11,10 +11,15 @@ import pytest
 import cnp
 from cnp import emit, native, patch
 from cnp.assembler import Assembler
+from cnp.ebpf import Program
+from cnp.ebpf.command import HELPERS
+from cnp.ebpf.table import Options
+from cnp.ebpf.translate import Job, Places, translated
 from cnp.errors import LabelError, OperandError, RangeError, StateError
 from cnp.library import Library
 from cnp.operands import Slot
 from tests.core_programs import forms, program
+from tests.ebpf_model import random_program
 
 TARGETS = ("x86_64", "aarch64", "riscv64", "ppc64le", "mips64", "mips64el")
 BASE, DATA_BASE = 0x10000000, 0x50000000
@@ -85,6 +90,25 @@ def test_jumps_become_long_one_after_the_other() -> None:
             asm.op("jump", length + 62)
         asm.op("ret", Slot(0))
         compare(asm)
+
+
+@pytest.mark.parametrize("checked", [False, True], ids=["unchecked", "checked"])
+@pytest.mark.parametrize("target", TARGETS)
+def test_programs_of_special_operations_have_the_bytes_of_the_reference(target: str, checked: bool) -> None:
+    """eBPF programs: cold code and ways out beside plain operations, functions, jumps that become long one after the other."""
+    seeds = range(5)
+    places = Places(helpers=dict.fromkeys(HELPERS, 0x1234567890), table=0x20000000, packet=0x40000000)
+    jobs = []
+    for seed in seeds:
+        found = Program(random_program(seed)[0], helpers=HELPERS, packet=0x40000000)
+        jobs.append(Job(f"run{seed}", found.instructions, {}, Options(checked, checked), places))
+    made = translated(target, jobs).program
+    known = addresses(made.library)
+    image = patch.encode(made, BASE, DATA_BASE, known)
+    emitted = emit.encode(made, BASE, DATA_BASE, known)
+    assert emitted is not None
+    assert emitted.offsets == image.offsets
+    assert emitted.code == image.code
 
 
 # ---- batches
