@@ -159,6 +159,7 @@ def test_programs_that_are_only_compiled() -> None:
 def test_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ebpf, "memories", lambda: dict(SMALL))
     monkeypatch.setattr(ebpf, "LARGE", 200)
+    monkeypatch.setattr(ebpf, "ROUND", 1)
     done = click_testing.CliRunner().invoke(cli, ["bench", "ebpf", "--json"])
     assert done.exit_code == 0, done.output
     rows = json.loads(done.stdout)

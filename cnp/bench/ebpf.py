@@ -41,6 +41,7 @@ from cnp.errors import CnpError, ToolError
 
 ROUNDS = 9
 LARGE = 20_000  #: instructions that the large program has at least
+ROUND = 2000  #: instructions that a round compiles, unless the program has more
 CALLS = 20_000  #: of one function from Python, timed together
 BPF_FLAGS = ("-target", "bpfel", "-O2", "-mcpu=v3", "-c")
 HAND_WRITTEN = 4606  #: lines of ubpf's back ends for two targets
@@ -230,7 +231,7 @@ def native(library: Path) -> Way:
 def compiling(code: bytes, rounds: int) -> tuple[int, float, float]:
     """Instructions; nanoseconds and bytes of machine code for each of them. Short programs are compiled many times a round."""
     insns = count(code)
-    times = max(1, 2000 // insns)
+    times = max(1, ROUND // insns)
     taken = []
     for _ in range(rounds):
         gc.collect()
