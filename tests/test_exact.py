@@ -10,8 +10,7 @@ from __future__ import annotations
 import math
 import random
 import struct
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 from functools import cache
@@ -26,9 +25,8 @@ from tests.operation_rig import NEAR, UNTOUCHED, Bench, Experiment, Row, Variant
 from tests.reference import BAD_CONVERSION, FORMATS, Reference, Trap, hole_word, nearest, references, width
 from tests.support import every_processor, operations
 
-ROWS_HERE, ROWS_ELSEWHERE = 2000, 250  #: values of each operation, on this machine and at least in qemu
-KIND_ELSEWHERE = 2000  #: … and at least of the operations of one kind
-CONVERSIONS_HERE, CONVERSIONS_ELSEWHERE = 300, 40  #: … where each one is a run, because it may trap
+MOST = 2000  #: values of each operation, on every target
+RUNS = 300  #: … where each one is a run, because it may trap
 FLOATS = ("f64", "f32")
 INTEGERS = ("i64", "i32", "u64", "u32")
 
@@ -94,22 +92,6 @@ def judged() -> dict[str, Reference]:
             found.append(replace(item, compute=exact(f, item.compute, compute)))
         found.append(replace(table[f"{f}_sqrt"], compute=exact_root(f)))
     return {item.name: item for item in found}
-
-
-def kind(name: str) -> str:
-    """What an operation rounds for."""
-    what = name.split("_")[1]
-    if what == "from" or (name[0] == "i" and what == "trunc"):
-        return "conversion"
-    if what in ("floor", "ceil", "trunc", "nearest"):
-        return "rounding"
-    return {"div": "division", "rem": "division", "fma": "fma"}.get(what, "arithmetic")
-
-
-def rows_elsewhere() -> dict[str, int]:
-    """How many values each operation gets in qemu."""
-    members = Counter(map(kind, judged()))
-    return {name: max(ROWS_ELSEWHERE, -(-KIND_ELSEWHERE // members[kind(name)])) for name in judged()}
 
 
 # ---- values
@@ -333,7 +315,7 @@ def rows(item: Reference) -> Iterator[Row]:
 
 
 @cache
-def table(name: str, most: int) -> tuple[tuple[Row, int | None], ...]:
+def table(name: str) -> tuple[tuple[Row, int | None], ...]:
     """(inputs, expected word) of an operation where it does not trap."""
     item = judged()[name]
     found: list[tuple[Row, int | None]] = []
@@ -342,7 +324,7 @@ def table(name: str, most: int) -> tuple[tuple[Row, int | None], ...]:
             found.append((row, item.word(*row)))
         except Trap:
             continue
-        if len(found) == most:
+        if len(found) == MOST:
             break
     return tuple(found)
 
@@ -350,9 +332,9 @@ def table(name: str, most: int) -> tuple[tuple[Row, int | None], ...]:
 # ---- programs
 
 
-def experiments(most: Mapping[str, int]) -> list[Experiment]:
-    """One use of each operation, over its values. most: of each one."""
-    return [experiment(item, table(item.name, ROWS_HERE)[: most[item.name]]) for item in judged().values()]
+def experiments() -> list[Experiment]:
+    """One use of each operation, over its values."""
+    return [experiment(item, table(item.name)) for item in judged().values()]
 
 
 def experiment(item: Reference, uses: tuple[tuple[Row, int | None], ...]) -> Experiment:
@@ -370,18 +352,14 @@ def experiment(item: Reference, uses: tuple[tuple[Row, int | None], ...]) -> Exp
 
 def test_the_values_are_many_and_hit_the_ties() -> None:
     """What the numbers above promise; and that values made to be ties are some."""
-    total = sum(len(table(name, ROWS_HERE)) for name in judged())
-    assert total >= 100_000
-    elsewhere: Counter[str] = Counter()
-    for name, most in rows_elsewhere().items():
-        elsewhere[kind(name)] += len(table(name, ROWS_HERE)[:most])
-    assert elsewhere.keys() == {"conversion", "division", "fma", "rounding", "arithmetic"}
-    assert min(elsewhere.values()) >= KIND_ELSEWHERE
+    counts = [len(experiment.rows) for experiment in experiments()]
+    assert min(counts) >= 2000
+    assert sum(counts) >= 100_000
     for f in FLOATS:
-        ties = sum(is_tie(f, row) for row, _ in table(f"{f}_fma", ROWS_HERE))
+        ties = sum(is_tie(f, row) for row, _ in table(f"{f}_fma"))
         subnormal = sum(
             word is not None and 0 < word & (1 << width(f) - 1) - 1 < 1 << FORMATS[f][0] - 1
-            for _, word in table(f"{f}_fma", ROWS_HERE)
+            for _, word in table(f"{f}_fma")
         )
         assert ties >= 20
         assert subnormal >= 100
@@ -403,7 +381,7 @@ def is_tie(f: str, row: Row) -> bool:
 @pytest.mark.parametrize("features", [(), None], ids=["base line", "features"])
 def test_on_this_machine(features: tuple[str, ...] | None) -> None:
     vocabulary = runtime.load("ops", features=features)
-    bench = Bench(experiments(dict.fromkeys(judged(), ROWS_HERE)))
+    bench = Bench(experiments())
     asm = vocabulary.assembler()
     bench.emit(asm)
     code = asm.build()
@@ -420,7 +398,7 @@ def test_on_this_machine(features: tuple[str, ...] | None) -> None:
 @every_processor
 def test_on_every_target(target: str, featured: bool) -> None:
     lib = operations(target, featured)
-    bench = Bench(experiments(rows_elsewhere()))
+    bench = Bench(experiments())
     asm = Assembler(lib)
     bench.emit(asm)
     code = ForeignCode(asm.close())
@@ -470,7 +448,7 @@ def test_conversions_trap_or_are_exact_here() -> None:
     code = asm.build()
     for item in conversions():
         function, frame = code[item.name], vocabulary.frame(16)
-        for row in some(item, CONVERSIONS_HERE):
+        for row in some(item, RUNS):
             frame.write(8, struct.pack("=Q", row[0]))
             result = function.run(frame=frame)
             kind, word = case(item, row)
@@ -487,7 +465,7 @@ def test_conversions_trap_or_are_exact_elsewhere(target: str) -> None:
     asm = Assembler(lib)
     emit_conversions(asm)
     mark = "<" if lib.target.byteorder == "little" else ">"
-    cases = [(item, row) for item in conversions() for row in some(item, CONVERSIONS_ELSEWHERE)]
+    cases = [(item, row) for item in conversions() for row in some(item, RUNS)]
     calls = [Call(item.name, slots=struct.pack(f"{mark}QQ", 0, row[0])) for item, row in cases]
     results = ForeignCode(asm.close()).run(calls).results
     for (item, row), result in zip(cases, results, strict=True):
