@@ -104,7 +104,10 @@ class CoreLibrary:
         return value
 
     def _rows(self, view: memoryview, size: int) -> dict[str, Any]:
-        data = self._hold(self.ffi.from_buffer(view)) if len(view) else self.ffi.NULL
+        self._hold(
+            view
+        )  # and not a buffer of it: Python's garbage collector may clear a view that still has one
+        data = self.ffi.cast("void *", self.ffi.from_buffer(view)) if len(view) else self.ffi.NULL
         return {"data": data, "count": len(view) // size}
 
     def _array(self, kind: str, items: list[Any]) -> Any:

@@ -76,3 +76,46 @@ def program(library: Library, seed: int, size: int, chosen: list[tuple[Operation
         asm.bind(label)
     asm.op("ret", Slot(0))
     return asm
+
+
+# ---- borders
+
+
+def at_a_border(accepts: list[Accept], rng: random.Random) -> Any:
+    """An operand on either side of where one of these begins or ends to take it."""
+    accept = rng.choice(accepts)
+    if accept.kind in ("r", "f"):
+        return Register(accept.kind, rng.randrange(32))
+    if accept.kind == "slot":
+        edge = rng.choice((0, accept.low, accept.high, accept.high + 8, FRAME - 8))
+        return Slot(min(max(edge // 8 * 8 + rng.choice((-8, 0, 0, 8, 4)), 0), FRAME - 8))
+    edge = rng.choice((0, accept.low, accept.high, -1 << 31, (1 << 31) - 1, 1 << 32, -1 << 63, (1 << 63) - 1))
+    return edge + rng.choice((-1, 0, 1))
+
+
+def borders(library: Library, seed: int, size: int) -> Assembler:
+    """A program of operations of slots, registers, whole numbers and labels, all operands at the borders of forms, some of
+    them equal."""
+    rng = random.Random(seed)
+    asm = Assembler(library)
+    asm.function("main", frame=FRAME)
+    known = {"r", "f", "slot", "label", "i32", "i64", "u32", "u64"}
+    usable = [op for op in map(library.__getitem__, library.operations) if op.operands and all(a.kind in known for f in op.forms for a in f.accepts)]  # fmt: skip
+    labels = [asm.label() for _ in range(size)]
+    for label in labels:
+        operation = rng.choice(usable)
+        accepts = [[form.accepts[n] for form in operation.forms] for n in range(len(operation.operands))]
+        operands = [rng.choice(labels) if a[0].kind == "label" else at_a_border(a, rng) for a in accepts]
+        alike = [n for n, a in enumerate(accepts) if a[0].kind != "label"]
+        if len(alike) > 1 and rng.random() < 0.3:
+            a, b = rng.sample(alike, 2)
+            operands[a] = operands[b]
+        asm.bind(label)
+        try:
+            position = asm.op(operation.name, *operands)
+        except OperandError:
+            continue  # beyond what any form takes
+        if asm.program.composed.pop(position, 0):
+            del asm.program.ops[position:]  # no form of its own
+    asm.op("ret", Slot(0))
+    return asm

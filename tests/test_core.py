@@ -18,7 +18,7 @@ from cnp.ebpf.translate import Job, Places, translated
 from cnp.errors import LabelError, OperandError, RangeError, StateError
 from cnp.library import Library
 from cnp.operands import Slot
-from tests.core_programs import forms, program
+from tests.core_programs import borders, forms, program
 from tests.ebpf_model import random_program
 
 TARGETS = ("x86_64", "aarch64", "riscv64", "ppc64le", "mips64", "mips64el")
@@ -109,6 +109,38 @@ def test_programs_of_special_operations_have_the_bytes_of_the_reference(target: 
     assert emitted is not None
     assert emitted.offsets == image.offsets
     assert emitted.code == image.code
+
+
+def by_position(record: bytes, places: dict[int, int]) -> bytes:
+    """A record whose operands that are labels name the positions instead."""
+    op, form, kinds, *words = emit.RECORD.unpack(record)
+    for n in range(6):
+        if kinds >> 4 * n & 15 == emit.LABEL:
+            kinds += (emit.POSITION - emit.LABEL) << 4 * n
+            words[n] = places[words[n]]
+    return emit.RECORD.pack(op, form, kinds, *words)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_operands_at_the_borders_of_forms_have_the_bytes_of_the_reference(target: str) -> None:
+    """As records whose jumps name positions: what a batch decides by tables."""
+    asm = borders(library(target), 5, 500)
+    program, batch = asm.program, emit.Batch(asm.library)
+    translation = emit.Translation(program, batch)
+    batch.function(program.functions[0].frame)
+    records = [translation.record(op.operation.index, op.values) for op in program.ops]
+    places = {n: -1 if label.position is None else label.position for label, n in translation.labels.items()}
+    batch.extend(b"".join(by_position(record, places) for record in records))
+    taken = [emit.RECORD.unpack_from(batch.records(), n * emit.RECORD.size)[1] for n in range(len(batch))]
+    assert [op.operation.forms[n] for op, n in zip(program.ops, taken, strict=True)] == [
+        op.form for op in program.ops
+    ]
+    image = patch.encode(program, BASE, DATA_BASE, addresses(asm.library))
+    batch.link()
+    for _ in range(2):  # the second time from what the first one left
+        code = bytearray(batch.settle(BASE, DATA_BASE, addresses(asm.library)))
+        batch.write(code, bytearray(8))
+        assert (batch.offsets()[:-1], bytes(code)) == (image.offsets, image.code)
 
 
 # ---- batches

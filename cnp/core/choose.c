@@ -1,10 +1,6 @@
 /* Which form takes the operands of a record: the first one that does. A shape is made once for each combination of kinds
    that an operation is used with; then a choice is a few comparisons and a look into its table. */
 
-#if defined(__SSE2__)
-#include <emmintrin.h>
-#endif
-
 /* ---- what one operand of a form takes */
 
 static inline bool within(const struct accept *accept, wide value)
@@ -147,8 +143,14 @@ static void values_of(unsigned kind, uint32_t low, uint32_t high, wide *first, w
 
 enum fit { FITS_NOT, FITS, FITS_SOME };
 
-/* Whether a form takes all values of an interval that lies on one side of 0, none, or some. */
-static enum fit fit_of(const struct accept *accept, unsigned kind, wide first, wide last)
+/* The bits of a slot that have to be 0. Slots of other alignments are left to the list. */
+static uint32_t low_of(const struct accept *accept)
+{
+    return accept->align & (accept->align - 1) ? NONE : accept->align - 1u;
+}
+
+/* Whether a form takes all values of an interval that lies on one side of 0, none, or some. low_bits: those of slots are 0. */
+static enum fit fit_of(const struct accept *accept, unsigned kind, wide first, wide last, uint32_t low_bits)
 {
     wide a, b;
     if (is_register(kind)) {
@@ -157,9 +159,12 @@ static enum fit fit_of(const struct accept *accept, unsigned kind, wide first, w
             count++, fits += take(accept, kind, v, &a);
         return fits == 0 ? FITS_NOT : fits == count && last < 32 ? FITS : FITS_SOME;
     }
-    if (accept->align != 1)
+    struct accept every = *accept;
+    if (kind == CNP_SLOT && !(low_of(accept) & ~low_bits))
+        every.align = 1; /* none that comes here has other ones */
+    if (every.align != 1)
         return FITS_SOME;
-    bool low = take(accept, kind, first, &a), high = take(accept, kind, last, &b);
+    bool low = take(&every, kind, first, &a), high = take(&every, kind, last, &b);
     if (accept->kind == CNP_TAKES_SYMBOL)
         return FITS;
     if (b - a != last - first) /* some are two's complements, some are not */
@@ -204,21 +209,33 @@ static void find_bounds(const struct operation *op, const struct shape *shape, u
     }
 }
 
+/* The bits that are 0 in the slots that all forms take. */
+static uint32_t low_bits(const struct operation *op, const struct shape *shape, unsigned operand)
+{
+    uint32_t bits = 0;
+    for (unsigned c = 0; c < shape->choices; c++) {
+        uint32_t low = low_of(&op->forms[shape->choice[c].form].accepts[operand]);
+        bits |= low == NONE ? 0 : low;
+    }
+    return bits;
+}
+
 /* What each interval of a lane means for each form: bits of those that take it all, and of those that take some. */
 struct interval { uint32_t takes[8], some[8]; };
 
-static void judge_lane(const struct operation *op, const struct shape *shape, int operand, unsigned lane,
+static void judge_lane(const struct operation *op, const struct shape *shape, int operand, unsigned lane, uint32_t limit,
                        const uint32_t *bounds, unsigned count, struct interval *intervals)
 {
     for (unsigned k = 0; k <= count; k++) {
-        uint32_t low = k ? bounds[k - 1] : 0, high = k < count ? bounds[k] - 1 : shape->limit[lane];
+        uint32_t low = k ? bounds[k - 1] : 0, high = k < count ? bounds[k] - 1 : limit;
         for (unsigned c = 0; c < shape->choices; c++) {
             enum fit fit = FITS;
             if (operand >= 0) {
                 unsigned kind = kind_of(shape->kinds, (unsigned)operand);
                 wide first, last;
                 values_of(kind, low, high, &first, &last);
-                fit = low > high ? FITS_NOT : fit_of(&op->forms[shape->choice[c].form].accepts[operand], kind, first, last);
+                const struct accept *accept = &op->forms[shape->choice[c].form].accepts[operand];
+                fit = low > high ? FITS_NOT : fit_of(accept, kind, first, last, shape->low[lane]);
             }
             intervals[k].takes[c / 32] |= (uint32_t)(fit == FITS) << c % 32;
             intervals[k].some[c / 32] |= (uint32_t)(fit == FITS_SOME) << c % 32;
@@ -226,11 +243,11 @@ static void judge_lane(const struct operation *op, const struct shape *shape, in
     }
 }
 
-/* Words are greater than none, the lowest, the two lowest … of their bounds: the bits of interval k. */
-static unsigned interval_bits(unsigned k, unsigned lane)
+/* Words are below all, all but the lowest, all but the two lowest … of their bounds: the bits of interval k. */
+static unsigned interval_bits(unsigned k, unsigned count, unsigned lane)
 {
     unsigned bits = 0;
-    for (unsigned b = 0; b < k; b++)
+    for (unsigned b = k; b < count; b++)
         bits |= 1u << (4 * b + lane);
     return bits;
 }
@@ -239,7 +256,7 @@ static unsigned interval_bits(unsigned k, unsigned lane)
 static unsigned pair_bit(const struct cnp_pair *pair)
 {
     unsigned a = pair->first, b = pair->second;
-    return a + b > 3 || a > 2 || b > 2 || a == b ? 0 : 1u << (a + b - 1);
+    return a > 2 || b > 2 || a == b ? 0 : a + b == 1 ? 1 : a + b == 3 ? 2 : 4;
 }
 
 /* Note which words the ties of a form compare. false: some that no table is for. */
@@ -269,15 +286,6 @@ static bool is_tied_so(const struct cnp_library *library, const struct cnp_ties 
     return true;
 }
 
-/* The table for what is equal among the words of a record. */
-static inline const uint8_t *table_of(const struct shape *shape, const uint8_t *words_at)
-{
-    int32_t w[3];
-    memcpy(w, words_at, sizeof w);
-    unsigned equal = (unsigned)(w[0] == w[1]) | (unsigned)(w[0] == w[2]) << 1 | (unsigned)(w[1] == w[2]) << 2;
-    return shape->table[equal & shape->pairs];
-}
-
 /* The table for some equal pairs of words, from what the intervals of the lanes mean. */
 static void fill_table(const struct cnp_library *library, const struct operation *op, const struct shape *shape,
                        const struct interval lanes[4][4], const unsigned *counts, unsigned equal)
@@ -289,7 +297,7 @@ static void fill_table(const struct cnp_library *library, const struct operation
         unsigned k[4] = {code & 3, code >> 2 & 3, code >> 4 & 3, code >> 6}, bits = 0;
         bool there = true;
         for (unsigned lane = 0; lane < 4; lane++)
-            there &= k[lane] <= counts[lane], bits |= interval_bits(k[lane], lane);
+            there &= k[lane] <= counts[lane], bits |= interval_bits(k[lane], counts[lane], lane);
         for (unsigned w = 0; there && w < 8; w++) {
             uint32_t takes = tied[w], some = tied[w];
             for (unsigned lane = 0; lane < 4; lane++) {
@@ -315,17 +323,17 @@ static bool fill_tables(struct cnp_library *library, const struct operation *op,
     for (unsigned lane = 0; lane < 4; lane++) {
         int operand = lane_operand(op, shape->kinds, lane);
         unsigned kind = operand < 0 ? CNP_NONE : kind_of(shape->kinds, (unsigned)operand), count = 0;
-        uint32_t bounds[4];
-        shape->limit[lane] = NONE;
+        uint32_t bounds[4], limit = NONE;
         if (kind == CNP_SLOT)
-            shape->limit[lane] = INT32_MAX, shape->slots[lane] = NONE;
+            limit = INT32_MAX, shape->slots[lane] = NONE, shape->low[lane] = low_bits(op, shape, (unsigned)operand);
         else if (is_register(kind))
-            shape->limit[lane] = (kind == CNP_R ? library->tables.r_count : library->tables.f_count) - 1;
+            limit = (kind == CNP_R ? library->tables.r_count : library->tables.f_count) - 1;
         if (operand >= 0)
             find_bounds(op, shape, (unsigned)operand, kind, bounds, &count);
-        judge_lane(op, shape, operand, lane, bounds, count, lanes[lane]);
+        judge_lane(op, shape, operand, lane, limit, bounds, count, lanes[lane]);
+        shape->limit[lane] = kind == CNP_SLOT ? 0 : limit ^ TURN;
         for (unsigned b = 0; b < 3; b++)
-            shape->bound[b][lane] = b < count ? bounds[b] - 1 : NONE;
+            shape->bound[b][lane] = (b < count ? bounds[b] : 0) ^ TURN;
         counts[lane] = count;
     }
     for (unsigned i = 0; i < op->row->operands; i++) {
@@ -353,11 +361,11 @@ static bool fill_tables(struct cnp_library *library, const struct operation *op,
 static void describe(const struct operation *op, struct choice *choice, unsigned form, uint32_t kinds)
 {
     const struct form *f = &op->forms[form];
-    *choice = (struct choice){.form = (uint16_t)form, .plain = f->plain, .size = op->variants[2 * form].size,
-                              .bound = f->bound};
+    const struct variant *near = &op->variants[2 * form];
+    *choice = (struct choice){.near = near, .form = (uint16_t)form, .plain = f->plain, .size = near->size, .bound = f->bound};
     for (uint32_t i = 0; i < f->block[0][0].holes && f->plain; i++)
         if (f->block[0][0].hole[i].what == CNP_WHAT_TARGET)
-            choice->jump = (uint8_t)(f->block[0][0].hole[i].index + 1);
+            choice->jump = sizeof(struct jump), choice->target = WORD_AT(f->block[0][0].hole[i].index);
     unsigned always = 0, negative = 0;
     for (unsigned i = 0; i < op->row->operands; i++) {
         unsigned kind = kind_of(kinds, i), takes = f->accepts[i].kind;
@@ -366,11 +374,12 @@ static void describe(const struct operation *op, struct choice *choice, unsigned
         always |= kind == CNP_WIDE && wraps && takes != CNP_TAKES_U64;
         negative |= kind == CNP_WIDE && takes == CNP_TAKES_U64;
     }
-    choice->adjust = always ? ADJUST : negative ? ADJUST_NEGATIVE : 0;
+    choice->adjust = always ? ALWAYS : negative ? NEGATIVE : 0;
 }
 
-static int make_shape(struct cnp_library *library, struct operation *op, uint32_t kinds, struct cnp_evidence *evidence)
+static int make_shape(struct cnp_library *library, uint32_t number, uint32_t kinds, struct cnp_evidence *evidence)
 {
+    const struct operation *op = operation_of(library, number);
     struct shape *shape = keep(library, sizeof *shape);
     if (!shape)
         return fail(evidence, CNP_NO_MEMORY, (size_t)-1, 0);
@@ -390,19 +399,31 @@ static int make_shape(struct cnp_library *library, struct operation *op, uint32_
             describe(op, &shape->choice[shape->choices++], i, kinds);
             known &= note_ties(library, op->forms[i].ties, shape);
         }
+    shape->choice[SCAN].closer = ALWAYS;
+    for (unsigned c = 0; c < shape->choices; c++) {
+        struct choice *choice = &shape->choice[c];
+        bool simple = choice->plain && !shape->things && !shape->homes && choice->size <= LARGEST;
+        choice->closer = simple ? choice->adjust : ALWAYS;
+    }
     if (!fill_tables(library, op, shape, known))
         return fail(evidence, CNP_NO_MEMORY, (size_t)-1, 0);
-    shape->next = atomic_load_explicit(&op->shapes, memory_order_relaxed);
-    atomic_store_explicit(&op->shapes, shape, memory_order_release);
+    shape->next = atomic_load_explicit(&library->shapes[number], memory_order_relaxed);
+    atomic_store_explicit(&library->shapes[number], shape, memory_order_release);
     return CNP_OK;
 }
 
-static inline const struct shape *shape_of(const struct operation *op, uint32_t kinds)
+/* The shape of these kinds of operands among those of an operation; NULL: it is not prepared. */
+static inline const struct shape *shape_among(_Atomic(struct shape *) const *shapes, uint32_t kinds)
 {
-    const struct shape *shape = atomic_load_explicit(&op->shapes, memory_order_acquire);
+    const struct shape *shape = atomic_load_explicit(shapes, memory_order_acquire);
     while (shape && shape->kinds != kinds)
         shape = shape->next;
     return shape;
+}
+
+static const struct shape *shape_of(const struct cnp_library *library, uint32_t op, uint32_t kinds)
+{
+    return shape_among(&library->shapes[op], kinds);
 }
 
 int cnp_prepare(struct cnp_library *library, uint32_t op, uint32_t kinds, struct cnp_evidence *evidence)
@@ -416,62 +437,10 @@ int cnp_prepare(struct cnp_library *library, uint32_t op, uint32_t kinds, struct
             return status;
         atomic_store_explicit(&library->operations[op], operation, memory_order_release);
     }
-    if (shape_of(operation, kinds))
+    if (shape_of(library, op, kinds))
         return CNP_OK;
-    int status = make_shape(library, operation, kinds, evidence);
+    int status = make_shape(library, op, kinds, evidence);
     if (status && evidence)
         evidence->op = op;
     return status;
-}
-
-/* ---- one choice */
-
-/* The twelve bits of a record's place in the table of its shape, and four that must be 0. words_at: those of the record where
-   it was given: what has just been stored in pieces is slow to load in others. */
-static inline unsigned place_of(const struct shape *shape, const uint8_t *words_at, uint32_t limit)
-{
-#if defined(__SSE2__)
-    const __m128i turn = _mm_set1_epi32(INT32_MIN); /* unsigned words in the order of signed ones */
-    __m128i a = _mm_loadu_si128((const __m128i *)(const void *)words_at);
-    __m128i b = _mm_loadu_si128((const __m128i *)(const void *)(words_at + 8)), c = _mm_unpackhi_epi32(a, b);
-    __m128i words = _mm_castps_si128(_mm_shuffle_ps(_mm_castsi128_ps(a), _mm_castsi128_ps(c), _MM_SHUFFLE(3, 0, 1, 0)));
-    words = _mm_xor_si128(words, turn);
-#define BOUND(n) _mm_cmpgt_epi32(words, _mm_xor_si128(turn, _mm_loadu_si128((const __m128i *)(const void *)shape->bound[n])))
-    __m128i frame = _mm_loadu_si128((const __m128i *)(const void *)shape->slots);
-    __m128i last = _mm_loadu_si128((const __m128i *)(const void *)shape->limit);
-    last = _mm_or_si128(_mm_andnot_si128(frame, last), _mm_and_si128(frame, _mm_set1_epi32((int32_t)limit)));
-    __m128i over = _mm_cmpgt_epi32(words, _mm_xor_si128(turn, last));
-    __m128i low = _mm_packs_epi32(BOUND(0), BOUND(1)), high = _mm_packs_epi32(BOUND(2), over);
-#undef BOUND
-    return (unsigned)_mm_movemask_epi8(_mm_packs_epi16(low, high));
-#else
-    unsigned bits = 0;
-    uint32_t words[6];
-    memcpy(words, words_at, sizeof words);
-    for (unsigned lane = 0; lane < 4; lane++) {
-        uint32_t word = words[LANES[lane]], last = shape->slots[lane] ? limit : shape->limit[lane];
-        for (unsigned b = 0; b < 3; b++)
-            bits |= (unsigned)(word > shape->bound[b][lane]) << (4 * b + lane);
-        bits |= (unsigned)(word > last) << (12 + lane);
-    }
-    return bits;
-#endif
-}
-
-/* The first choice that takes the operands; NULL: none does. */
-static const struct choice *scan(const struct cnp_program *program, const struct operation *op, const struct shape *shape,
-                                 const struct cnp_record *record)
-{
-    wide values[CNP_OPERANDS], taken;
-    for (unsigned i = 0; i < shape->operands; i++)
-        values[i] = operand_value(program, record, i);
-    for (unsigned c = 0; c < shape->choices; c++) {
-        const struct form *form = &op->forms[shape->choice[c].form];
-        bool fits = true;
-        for (unsigned i = 0; i < shape->operands && fits; i++)
-            fits = take(&form->accepts[i], kind_of(shape->kinds, i), values[i], &taken);
-        if (fits && is_tied(program->library, form, record))
-            return &shape->choice[c];
-    }
-    return NULL;
 }

@@ -5,6 +5,7 @@
 #include "tables.c"
 #include "choose.c"
 #include "program.c"
+#include "append.c"
 #include "layout.c"
 #include "settle.c"
 #include "relax.c"

@@ -17,11 +17,12 @@ __extension__ typedef __int128 wide; /* sums of an address, an addend and a plac
 #define LIKELY(x) __builtin_expect(!!(x), 1)
 #define UNLIKELY(x) __builtin_expect(!!(x), 0)
 #define NONE 0xFFFFFFFFu
-#define FAR 0x8000u      /* in the form of a record: its far variant was taken */
 #define REGION 0x10000000u
 #define ROUNDS 16        /* of the layout without a margin */
 #define SHORT_CODE 32    /* bytes that are copied whatever the length is */
 #define FAST 3           /* holes that are filled whatever there are */
+#define STRIDE 16        /* offsets that are moved at a time; behind the last one there is room for as many */
+#define SLACK (SHORT_CODE + 8) /* bytes from the start of an operation that are written then */
 
 /* ---- rows */
 
@@ -58,10 +59,12 @@ struct variant {
     uint8_t code[SHORT_CODE];
     uint64_t base[FAST], mask[FAST];
     uint8_t from[FAST], at[FAST]; /* bytes in the record and in the code */
-    uint8_t jump_size;            /* bytes of a plain relative jump to a label; 0: there is none */
-    uint8_t rest;                 /* holes that are filled one by one */
     uint32_t size;                /* without the jump to the next operation */
-    int32_t jump_at, jump_add;    /* its value: goal - operation + jump_add */
+    uint8_t quick;                /* it is short, and these are all its holes but a jump */
+    uint8_t rest;                 /* holes that are filled one by one */
+    uint8_t jump_size;            /* bytes of a plain relative jump to a label; 0: there is none */
+    uint32_t jump_at;
+    int32_t jump_add;             /* its value: goal - operation + jump_add */
     uint32_t handled;             /* bits: the fast holes and the jump, of the block's first 32 holes */
 };
 
@@ -82,19 +85,27 @@ struct form {
    each, unsigned; the twelve bits that say where they lie choose the form at once, in the table for what is equal among them:
 
        lane    0 word 0     1 word 1     2 word 2     3 word 5, the upper half of a wide number
-       bits    0-3 > bound[0]   4-7 > bound[1]   8-11 > bound[2]   12-15 > limit: refused, or looked at more closely
-*/
+       bits    0-3 < bound[0]   4-7 < bound[1]   8-11 < bound[2]
+               12-15 > limit, or bits of `low` that are not 0: refused, or looked at more closely
+
+   Bounds and limits are turned: their highest bit is the other one, so that unsigned words are in the order of signed ones. */
 struct choice {
-    uint16_t form;
-    uint8_t jump;    /* operand + 1 of its plain jump */
-    uint8_t plain;
-    uint8_t adjust;  /* a number may have to be written in another way: always, or where the wide one is negative */
+    const struct variant *near;
     uint32_t size, bound;
+    uint16_t form;
+    uint8_t closer;  /* records of it have to be looked at more closely: always, or where their wide number is negative */
+    uint8_t adjust;  /* the same of numbers that have to be written in another way */
+    uint8_t plain;
+    uint8_t jump;    /* bytes of a struct jump, if it is a plain one */
+    uint8_t target;  /* where the operand that a plain jump goes to lies in a record; of others anywhere */
 };
-enum { ADJUST = 1, ADJUST_NEGATIVE = 2 };
+enum { ALWAYS = 1, NEGATIVE = 2 };
 #define CHOICES 254
-#define SCAN 255 /* the table does not tell: look at the list */
+#define SCAN 255 /* the table does not tell: look at the list. No choice has this number */
 #define PLACES 4096
+#define TURN 0x80000000u
+#define LARGEST 4096 /* bytes of an operation that needs no closer look */
+#define WORD_AT(i) ((uint8_t)(offsetof(struct cnp_record, word) + 4u * (i)))
 
 struct shape {
     struct shape *next;
@@ -102,17 +113,17 @@ struct shape {
     uint8_t operands, choices;
     uint8_t things; /* operands that name things of the program */
     uint8_t homes;  /* some register lives at its home on this target */
-    uint8_t pairs;  /* bits: some form says that the words 0 and 1, 0 and 2, 1 and 2 are equal, or different */
-    uint32_t bound[3][4], limit[4], slots[4]; /* slots: all ones where the limit is that of the frame */
-    struct choice choice[256];
+    uint8_t pairs;  /* bits: some form says that the words 0 and 1, 1 and 2, 2 and 0 are equal, or different */
+    uint32_t bound[3][4], limit[4], low[4];
+    uint32_t slots[4]; /* all ones where the limit is that of the frame; `limit` is 0 there */
     uint8_t *table[8]; /* one for each set of those pairs that are equal */
+    struct choice choice[256];
 };
 
 struct operation {
     const struct cnp_operation *row;
     struct form *forms;
     struct variant *variants; /* near and far of each form */
-    _Atomic(struct shape *) shapes;
 };
 
 struct slab {
@@ -125,6 +136,7 @@ struct cnp_library {
     struct cnp_allocator allocator;
     struct slab *slabs;
     _Atomic(struct operation *) *operations;
+    _Atomic(struct shape *) *shapes; /* of each operation, the last one first */
     struct block *routines, veneer;
     bool homes;   /* some register lives at its home */
     bool regions; /* some jumps stay within a region */
@@ -134,12 +146,11 @@ struct cnp_library {
 
 struct function { uint32_t begin, frame; };
 
-/* A plain jump. target: as the record has it, goal: the position that this is. far: the round in which it became long. */
+/* A plain jump. goal: the position that it goes to, known by cnp_plan if it names a label; else `label` is NONE. far: the
+   round in which it became long. */
 struct jump {
     const struct variant *near; /* the far one is the next */
-    uint32_t op, target, goal;
-    uint16_t far;
-    uint8_t is_label;
+    uint32_t op, goal, label, far;
 };
 
 struct piece { /* what is not hot */
@@ -167,18 +178,22 @@ struct constant { uint32_t index, address; };
 struct cnp_program {
     struct cnp_library *library;
     struct cnp_record *records;
-    uint32_t *offsets; /* of each operation and the end of the last one; short variants until it is settled */
-    size_t count, room;
+    uint32_t *starts;  /* where each operation and the end of the last one would lie if all of them were near variants */
+    uint32_t *offsets; /* … where they lie, once it is settled */
+    const struct variant **variants; /* that each operation takes; the near ones until it is settled */
+    size_t count, room, rooms[4]; /* of operations; of items in those arrays */
     struct list functions, labels, cells, cell_places, tables, table_labels, numbers, jumps;
     uint32_t symbols, limit; /* limit: the last slot of the present function */
     struct list specials;    /* operations that are not plain, or that name things */
-    uint64_t hot_bound;      /* bytes of their code at most */
+    uint64_t hot_bound;      /* bytes of all code at most */
+    uint32_t growth;         /* bytes by which a plain jump becomes longer at most */
     bool planned, settled;
     bool fast; /* one chunk without gaps between hot blocks, in which no jump needs help but those that grow */
-    bool moved; /* offsets and forms are those of a settled image, not of short variants one behind the other */
+    bool moved; /* some variants are far */
     /* made by cnp_plan */
     uint64_t bound, base, data_base, island;
     struct list chunks, cold, stubs, routines, veneers, constants, literals, used_tables, seen, imports, wanted;
+    struct list met; /* those of `seen` */
     struct list exits, found, fresh, detours, veneer_map, literal_map, todo, routine_index, constant_index;
     size_t detours_used;
     uint32_t cells_used, end, rounds;

@@ -163,7 +163,7 @@ static int need_things(struct cnp_program *p, const struct cnp_record *record)
 static const struct form *form_of(const struct cnp_program *p, size_t op)
 {
     const struct cnp_record *record = &p->records[op];
-    return &operation_of(p->library, record->op)->forms[record->form & ~FAR];
+    return &operation_of(p->library, record->op)->forms[record->form];
 }
 
 static int add_piece(struct cnp_program *p, struct list *list, const struct block *block, uint32_t op, uint32_t chunk,
@@ -178,10 +178,10 @@ static int meet_form(struct cnp_program *p, const struct form *form)
 {
     bool *seen = &AT(p->seen, bool, form->row);
     const size_t first = p->todo.count;
-    int status = CNP_OK;
     if (*seen)
         return CNP_OK;
-    *seen = true;
+    int status = add(p, &p->met, &form->row, sizeof form->row, NULL);
+    *seen = !status;
     for (unsigned b = 0; b < form->blocks && !status; b++)
         status = need_routines(p, &form->block[0][b], first);
     for (unsigned k = 0; k < form->leaves && !status; k++)
@@ -383,26 +383,33 @@ static size_t end_of(const struct cnp_program *p, size_t function)
     return function + 1 < p->functions.count ? AT(p->functions, struct function, function + 1).begin : p->count;
 }
 
+/* Where a label is bound; NONE, which no operation has: nowhere, or behind all of them. */
+static uint32_t position_of(const struct cnp_program *p, uint32_t label)
+{
+    int64_t position = AT(p->labels, int64_t, label);
+    return position < 0 || position > NONE ? NONE : (uint32_t)position;
+}
+
 /* The positions that jumps go to, checked, and what else operations name. The first of both that is refused counts. */
 static int check_program(struct cnp_program *p, struct cnp_evidence *evidence)
 {
     const uint32_t *specials = p->specials.data;
-    struct jump *jumps = p->jumps.data;
+    struct jump *jump = p->jumps.data, *const end = jump + p->jumps.count;
     int status = CNP_OK;
-    size_t s = 0, function = 0;
-    for (size_t k = 0; k <= p->jumps.count && !status; k++) {
-        const uint32_t op = k < p->jumps.count ? jumps[k].op : (uint32_t)p->count;
-        for (; s < p->specials.count && specials[s] < op && !status; s++)
-            status = check_places(p, specials[s], evidence);
-        if (k == p->jumps.count || status)
-            break;
-        while (end_of(p, function) <= op)
-            function++;
-        int64_t goal = jumps[k].is_label ? AT(p->labels, int64_t, jumps[k].target) : (int64_t)jumps[k].target;
-        if (UNLIKELY(goal < AT(p->functions, struct function, function).begin || (uint64_t)goal >= end_of(p, function)))
-            status = check_places(p, op, evidence);
-        jumps[k].goal = (uint32_t)goal;
+    size_t s = 0;
+    for (size_t function = 0; function < p->functions.count && !status; function++) {
+        const uint32_t first = AT(p->functions, struct function, function).begin, last = (uint32_t)end_of(p, function);
+        for (; jump < end && jump->op < last && !status; jump++) {
+            for (; s < p->specials.count && specials[s] < jump->op && !status; s++)
+                status = check_places(p, specials[s], evidence);
+            if (jump->label != NONE)
+                jump->goal = position_of(p, jump->label);
+            if (UNLIKELY(jump->goal < first || jump->goal >= last) && !status)
+                status = check_places(p, jump->op, evidence);
+        }
     }
+    for (; s < p->specials.count && !status; s++)
+        status = check_places(p, specials[s], evidence);
     return status ? status : check_functions(p, evidence);
 }
 
@@ -414,8 +421,23 @@ static bool reaches_all(const struct cnp_program *p, const struct cnp_field *fie
     return field->formula == CNP_RELATIVE && field->low < 0 && least >= p->bound;
 }
 
+/* How much longer plain jumps may become; false: some have no far variant that reaches everywhere. */
+static bool note_growth(struct cnp_program *p)
+{
+    const struct jump *jump = p->jumps.data, *const end = jump + p->jumps.count;
+    uint32_t most = 0;
+    bool reach = true;
+    for (; jump < end; jump++) {
+        const uint32_t growth = jump->near[1].size - jump->near[0].size;
+        reach &= jump->near[1].jump_size == 4;
+        most = growth > most ? growth : most;
+    }
+    p->growth = most;
+    return reach;
+}
+
 /* Whether hot blocks leave no gaps, and what is common to all programs always reaches. */
-static bool is_fast(const struct cnp_program *p)
+static bool is_fast(struct cnp_program *p)
 {
     const struct cnp_tables *t = &p->library->tables;
     bool fast = !p->island && !p->library->regions && p->count;
@@ -428,9 +450,19 @@ static bool is_fast(const struct cnp_program *p)
             fast &= !field->jump || (block->hole[k].what != CNP_WHAT_IMPORT && reaches_all(p, field));
         }
     }
-    for (size_t k = 0; k < p->jumps.count && fast; k++)
-        fast &= AT(p->jumps, struct jump, k).near[1].jump_size == 4;
-    return fast && p->bound <= INT32_MAX;
+    return fast && p->bound <= INT32_MAX && note_growth(p);
+}
+
+/* The forms that a program uses, none: those that the last one met are forgotten, for there are many. */
+static bool forget_forms(struct cnp_program *p)
+{
+    const size_t count = p->library->tables.forms.count;
+    if (!p->seen.count && !set_of(p->library, &p->seen, count))
+        return false;
+    for (size_t i = 0; i < p->met.count; i++)
+        AT(p->seen, bool, AT(p->met, uint32_t, i)) = false;
+    p->met.count = 0;
+    return true;
 }
 
 static int begin_plan(struct cnp_program *p)
@@ -444,7 +476,7 @@ static int begin_plan(struct cnp_program *p)
     if (p->literal_map.count)
         memset(p->literal_map.data, 0, p->literal_map.count * sizeof(struct entry));
     p->cells_used = 0;
-    bool made = set_of(library, &p->seen, t->forms.count) && set_of(library, &p->imports, t->imports_count) &&
+    bool made = forget_forms(p) && set_of(library, &p->imports, t->imports_count) &&
                 set_of(library, &p->wanted, p->symbols) &&
                 set_of(library, &p->routine_index, 4 * (size_t)t->routines_count) &&
                 set_of(library, &p->constant_index, 4 * (size_t)t->constants_count) &&

@@ -162,26 +162,34 @@ static inline void copy_quickly(const struct variant *v, const struct cnp_record
     store(v, 2, record, to);
 }
 
+/* Operations whose copy may go on behind them, until one has holes of another kind; the first that was not written. */
+static uint32_t copy_ops(const struct cnp_program *p, uint32_t first, uint32_t end, uint8_t *code)
+{
+    const struct variant *const *variant = p->variants + first;
+    const struct cnp_record *record = p->records + first, *const last = p->records + end;
+    const uint32_t *offset = p->offsets + first;
+    for (; record < last && (*variant)->quick; record++)
+        copy_quickly(*variant++, record, code + *offset++);
+    return (uint32_t)(record - p->records);
+}
+
 static int write_ops(const struct cnp_program *p, const struct cluster *chunk, uint8_t *code, size_t size,
                      struct cnp_evidence *evidence)
 {
-    const struct cnp_library *library = p->library;
     const uint32_t *offsets = p->offsets, last = chunk[1].hot - 1;
+    uint32_t roomy = last; /* the first one behind which there is no room for more than it has */
+    while (roomy > chunk->hot && size - offsets[roomy - 1] < SLACK)
+        roomy--;
     int status = CNP_OK;
-    for (uint32_t i = chunk->hot; i <= last && !status; i++) {
-        const struct cnp_record *record = &p->records[i];
-        const struct operation *op = operation_of(library, record->op);
-        const unsigned far = record->form >> 15, form = record->form & ~FAR;
-        const struct variant *v = &op->variants[2 * form + far];
-        uint8_t *to = code + offsets[i];
-        if (LIKELY(v->size <= SHORT_CODE && i < last && size - offsets[i] >= SHORT_CODE + 8)) {
-            copy_quickly(v, record, to);
-            if (v->rest)
-                status = fill_block(p, i, &op->forms[form].block[far][0], v->size, v->handled, code, offsets[i], evidence);
+    for (uint32_t i = copy_ops(p, chunk->hot, roomy, code); i <= last && !status; i = copy_ops(p, i + 1, roomy, code)) {
+        const struct variant *v = p->variants[i];
+        const struct block *block = block_of(p, i);
+        if (i < roomy && v->size <= SHORT_CODE) {
+            copy_quickly(v, &p->records[i], code + offsets[i]);
+            status = fill_block(p, i, block, v->size, v->handled, code, offsets[i], evidence);
         } else {
-            const struct block *block = &op->forms[form].block[far][0];
             uint32_t keep = kept(block, i < last);
-            copy_exactly(v, block, keep, record, to);
+            copy_exactly(v, block, keep, &p->records[i], code + offsets[i]);
             if (v->rest || keep > v->size)
                 status = fill_block(p, i, block, keep, v->handled, code, offsets[i], evidence);
         }
@@ -197,29 +205,36 @@ static const struct hole *target_hole(const struct block *block, uint32_t *numbe
     return NULL;
 }
 
-static int write_jumps(const struct cnp_program *p, uint8_t *code, struct cnp_evidence *evidence)
+/* A jump that is not a plain one after all: it goes by way of a veneer, or does not reach. */
+static int write_jump(const struct cnp_program *p, uint32_t op, uint8_t *code, struct cnp_evidence *evidence)
 {
-    const struct jump *jumps = p->jumps.data;
-    for (size_t k = 0; k < p->jumps.count; k++) {
-        const struct jump *jump = &jumps[k];
-        const struct variant *v = &jump->near[jump->far != 0];
-        const uint32_t start = p->offsets[jump->op];
+    uint32_t number = 0;
+    const struct hole *hole = target_hole(block_of(p, op), &number);
+    return fill_hole(p, op, number, hole, code, p->offsets[op], evidence);
+}
+
+static int write_jumps(const struct cnp_program *p, uint8_t *code, size_t size, struct cnp_evidence *evidence)
+{
+    const struct jump *jump = p->jumps.data, *const end = jump + p->jumps.count;
+    int status = CNP_OK;
+    for (; jump < end && !status; jump++) {
+        const struct variant *v = p->variants[jump->op];
+        const uint32_t start = p->offsets[jump->op], at = start + v->jump_at;
         const int64_t value = (int64_t)p->offsets[jump->goal] - start + v->jump_add;
-        uint8_t *to = code + start + v->jump_at;
-        if (UNLIKELY(p->detours_used || (v->jump_size == 1 ? value != (int8_t)value : value != (int32_t)value))) {
-            uint32_t number = 0;
-            const struct hole *hole = target_hole(block_of(p, jump->op), &number);
-            int status = v->jump_size ? fill_hole(p, jump->op, number, hole, code, start, evidence) : CNP_OK;
-            if (status)
-                return status;
-        } else if (v->jump_size == 1) {
-            *to = (uint8_t)value;
-        } else if (v->jump_size) {
-            for (unsigned i = 0; i < 4; i++)
-                to[i] = (uint8_t)((uint64_t)value >> 8 * i);
+        const uint32_t mask = v->jump_size ? NONE >> (32 - 8 * v->jump_size) : 0;
+        uint32_t word;
+        if (UNLIKELY(p->detours_used || (uint64_t)(value + (int64_t)(mask >> 1) + 1) > mask)) {
+            status = v->jump_size ? write_jump(p, jump->op, code, evidence) : CNP_OK;
+        } else if (LIKELY(size - at >= sizeof word)) {
+            memcpy(&word, code + at, sizeof word); /* what is behind a short one stays */
+            word = (word & ~mask) | ((uint32_t)value & mask);
+            memcpy(code + at, &word, sizeof word);
+        } else {
+            for (unsigned i = 0; i < v->jump_size; i++)
+                code[at + i] = (uint8_t)((uint64_t)value >> 8 * i);
         }
     }
-    return CNP_OK;
+    return status;
 }
 
 /* ---- everything else */
@@ -322,7 +337,7 @@ int cnp_write(struct cnp_program *p, void *code, size_t size, void *data, size_t
         if (AT(p->chunks, struct cluster, c).hot < AT(p->chunks, struct cluster, c + 1).hot)
             status = write_ops(p, &AT(p->chunks, struct cluster, c), code, p->end, evidence);
     if (!status)
-        status = write_jumps(p, code, evidence);
+        status = write_jumps(p, code, p->end, evidence);
     for (size_t c = 0; c < p->chunks.count && !status; c++)
         status = write_chunk(p, c, code, &done, evidence);
     if (status)

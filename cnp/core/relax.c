@@ -24,9 +24,10 @@ static uint32_t growth_between(const struct jump *jumps, size_t count, size_t k,
     return grown;
 }
 
-static inline int64_t distance(const struct cnp_program *p, const struct jump *jump)
+/* What a jump holds where operations lie at `offsets`. */
+static inline int64_t distance(const uint32_t *offsets, const struct jump *jump)
 {
-    return (int64_t)p->offsets[jump->goal] - p->offsets[jump->op] + jump->near->jump_add;
+    return (int64_t)offsets[jump->goal] - offsets[jump->op] + jump->near->jump_add;
 }
 
 /* One round over the jumps in question; those that stay are left in the list. */
@@ -38,7 +39,7 @@ static bool relax_round(struct cnp_program *p, uint32_t *pending, size_t *count,
     for (size_t i = 0; i < *count; i++) {
         struct jump *jump = &jumps[pending[i]];
         bool open;
-        int64_t grown = growth_between(jumps, p->jumps.count, pending[i], round, &open), value = distance(p, jump);
+        int64_t grown = growth_between(jumps, p->jumps.count, pending[i], round, &open), value = distance(p->starts, jump);
         value += jump->goal > jump->op ? grown : -grown;
         if (value < INT8_MIN || value > INT8_MAX)
             jump->far = (uint16_t)round, changed = true;
@@ -49,21 +50,26 @@ static bool relax_round(struct cnp_program *p, uint32_t *pending, size_t *count,
     return changed;
 }
 
-/* Everything behind a long jump moves. */
+static inline void move(uint32_t *restrict to, const uint32_t *restrict from, uint32_t grown)
+{
+    for (unsigned i = 0; i < STRIDE; i++)
+        to[i] = from[i] + grown;
+}
+
+/* Where everything lies: what is behind long jumps moves. Offsets are made STRIDE at a time, those beyond a jump again. */
 static void push(struct cnp_program *p)
 {
-    const struct jump *jumps = p->jumps.data;
+    const struct jump *jump = p->jumps.data, *const end = jump + p->jumps.count;
     uint32_t grown = 0;
-    size_t op = 0;
-    for (size_t k = 0; k <= p->jumps.count; k++) {
-        size_t end = k < p->jumps.count ? jumps[k].op : p->count;
-        if (k < p->jumps.count && !jumps[k].far)
-            continue;
-        for (; op <= end; op++)
-            p->offsets[op] += grown;
-        if (k < p->jumps.count) {
-            grown += jumps[k].near[1].size - jumps[k].near[0].size;
-            p->records[jumps[k].op].form |= FAR;
+    for (size_t at = 0; at <= p->count; jump += jump < end) {
+        const size_t next = jump < end ? jump->op + (size_t)1 : p->count + 1;
+        for (; at < next; at += STRIDE)
+            move(p->offsets + at, p->starts + at, grown);
+        at = next;
+        if (jump < end) {
+            const bool is_far = jump->far != 0;
+            grown += (jump->near[1].size - jump->near[0].size) & -(uint32_t)is_far;
+            p->variants[jump->op] = (const struct variant *)((const char *)jump->near + (sizeof *jump->near & -(size_t)is_far));
         }
     }
 }
@@ -78,11 +84,12 @@ static bool relax(struct cnp_program *p)
         return false;
     size_t count = 0, longer = 0;
     for (size_t k = 0; k < p->jumps.count; k++) {
-        int64_t value = distance(p, &jumps[k]);
-        bool is_short = jumps[k].near->jump_size == 1, misses = is_short && (value < INT8_MIN || value > INT8_MAX);
+        const int64_t value = distance(p->starts, &jumps[k]), between = (int64_t)jumps[k].goal - jumps[k].op;
+        const bool is_short = jumps[k].near->jump_size == 1, misses = is_short & (value < INT8_MIN || value > INT8_MAX);
+        const int64_t most = (value < 0 ? -value : value) + p->growth * (between < 0 ? -between : between);
         jumps[k].far = misses, longer += misses;
         pending[count] = (uint32_t)k;
-        count += is_short & !misses;
+        count += is_short & !misses & (most > INT8_MAX); /* others reach whatever becomes long between */
     }
     for (unsigned round = 2; longer && round < ROUNDS; round++)
         if (!relax_round(p, pending, &count, round))
@@ -135,12 +142,12 @@ static bool lengthen_jumps(struct cnp_program *p, uint32_t *pending, size_t *cou
     size_t left = 0;
     for (size_t i = 0; i < *count; i++) {
         struct jump *jump = &AT(p->jumps, struct jump, pending[i]);
-        int64_t value = distance(p, jump);
+        int64_t value = distance(p->offsets, jump);
         if (value >= INT8_MIN && value <= INT8_MAX) {
             pending[left++] = pending[i];
             continue;
         }
-        jump->far = 1, p->records[jump->op].form |= FAR;
+        jump->far = 1, p->variants[jump->op]++;
         AT(p->fresh, uint32_t, jump->op) = p->rounds + 1;
     }
     bool changed = left < *count;
@@ -156,9 +163,8 @@ static void push_fresh(struct cnp_program *p)
     for (size_t op = 0; op < p->count; op++) {
         p->offsets[op] += grown;
         if (UNLIKELY(fresh[op] == round)) {
-            const struct cnp_record *record = &p->records[op];
-            const struct variant *near = &operation_of(p->library, record->op)->variants[2 * (record->form & ~FAR)];
-            grown += near[1].size - near[0].size;
+            const struct variant *far = p->variants[op];
+            grown += far->size - far[-1].size;
         }
     }
 }
@@ -179,6 +185,7 @@ static int settle_specials(struct cnp_program *p, bool *done)
     }
     for (size_t i = 0; i < p->cold.count; i++)
         AT(p->cold, struct piece, i).block = &form_of(p, AT(p->cold, struct piece, i).op)->block[0][1];
+    memcpy(p->offsets, p->starts, (p->count + 1) * sizeof *p->offsets);
     p->moved = true, p->rounds = 0, p->detours_used = 0;
     int status = settle_rest(p);
     if (!status)

@@ -44,11 +44,18 @@ static uint32_t chunk_of(const struct cnp_program *p, uint32_t number)
     return (uint32_t)low;
 }
 
+/* Whether an operation takes its far variant. */
+static bool is_far(const struct cnp_program *p, uint32_t op)
+{
+    const struct cnp_record *record = &p->records[op];
+    return p->variants[op] != &operation_of(p->library, record->op)->variants[2 * record->form];
+}
+
 static const struct block *block_of(const struct cnp_program *p, uint32_t number)
 {
     if (number >= p->count)
         return piece_at(p, number)->block;
-    return &form_of(p, number)->block[(p->records[number].form & FAR) != 0][0];
+    return &form_of(p, number)->block[is_far(p, number)][0];
 }
 
 /* Bytes of a hot block: without the jump to the next operation where that follows in the same chunk. */
@@ -280,9 +287,9 @@ static bool take_far(struct cnp_program *p, uint32_t number)
         return false;
     uint32_t op = number < p->count ? number : piece_at(p, number)->op;
     const struct form *form = form_of(p, op);
-    if (!form->far || p->records[op].form & FAR)
+    if (!form->far || is_far(p, op))
         return false;
-    p->records[op].form |= FAR;
+    p->variants[op]++;
     if (form->blocks > 1)
         AT(p->cold, struct piece, first_of(&p->cold, op)).block = &form->block[1][1];
     return true;
@@ -408,7 +415,7 @@ static int settle_slowly(struct cnp_program *p)
     }
     for (size_t k = 0; k < p->jumps.count; k++) {
         struct jump *jump = &AT(p->jumps, struct jump, k);
-        jump->far = (p->records[jump->op].form & FAR) != 0;
+        jump->far = is_far(p, jump->op);
     }
     return status;
 }

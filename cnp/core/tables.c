@@ -268,13 +268,14 @@ static void make_variant(const struct cnp_library *library, struct variant *v, c
             v->handled |= 1u << i;
         } else if (form->plain && hole->what == CNP_WHAT_TARGET && straight && is_straight(field) &&
                    (field->size == 1 || field->size == 4)) {
-            v->jump_size = field->size, v->jump_at = (int32_t)hole->offset;
+            v->jump_size = field->size, v->jump_at = hole->offset;
             v->jump_add = (int32_t)(hole->addend - hole->place);
             v->handled |= 1u << i;
         } else {
             v->rest = 1;
         }
     }
+    v->quick = v->size <= SHORT_CODE && !v->rest;
     for (unsigned k = fast; k-- > 0;) /* those that do nothing come first, at the start of the code */
         v->base[FAST - fast + k] = v->base[k], v->mask[FAST - fast + k] = v->mask[k],
         v->at[FAST - fast + k] = v->at[k], v->from[FAST - fast + k] = v->from[k];
@@ -436,8 +437,9 @@ int cnp_library_open(struct cnp_library **library, const struct cnp_tables *tabl
     memset(made, 0, sizeof *made);
     made->tables = *tables, made->allocator = *allocator;
     made->operations = keep(made, tables->operations_count * sizeof *made->operations);
+    made->shapes = keep(made, tables->operations_count * sizeof *made->shapes);
     made->routines = keep(made, tables->routines_count * sizeof *made->routines);
-    int status = made->operations && made->routines ? read_shared(made, evidence)
+    int status = made->operations && made->shapes && made->routines ? read_shared(made, evidence)
                                                     : fail(evidence, CNP_NO_MEMORY, (size_t)-1, 0);
     for (uint32_t i = 0; i < tables->r_count; i++)
         made->homes |= tables->r[i].number < 0;
