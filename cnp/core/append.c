@@ -242,6 +242,14 @@ static int append_one(struct cnp_program *program, uint32_t offset, struct cnp_e
 
 /* ---- many records */
 
+/* From anywhere, also from its own place: what was written into the room of a program. */
+static inline void copy_record(struct cnp_record *to, const uint8_t *from)
+{
+    struct cnp_record record;
+    memcpy(&record, from, sizeof record);
+    *to = record;
+}
+
 /* Append records until one has to be looked at more closely. `count` of them end below 2^32 bytes of code if they are no
    longer than LARGEST; there is room. */
 static void append_quickly(struct cnp_program *program, const uint8_t *from, size_t count)
@@ -269,7 +277,7 @@ static void append_quickly(struct cnp_program *program, const uint8_t *from, siz
         if (UNLIKELY(choice->closer & (ALWAYS | upper >> 31 << 1)))
             break;
         const struct variant *near = choice->near;
-        memmove(record, from, sizeof *record); /* from there, if they were written into the room */
+        copy_record(record, from);
         record->form = choice->form;
         *variant++ = near;
         *at++ = offset;
@@ -306,7 +314,7 @@ int cnp_append(struct cnp_program *program, const void *records, size_t count, s
             append_quickly(program, from, left < most ? left : most);
         from = (const uint8_t *)records + (program->count - before) * sizeof(struct cnp_record);
         if (!status && program->count - before < count) {
-            memmove(&program->records[program->count], from, sizeof(struct cnp_record));
+            copy_record(&program->records[program->count], from);
             status = append_one(program, program->starts[program->count], evidence);
             from += sizeof(struct cnp_record);
         }

@@ -22,6 +22,8 @@ __extension__ typedef __int128 wide; /* sums of an address, an addend and a plac
 #define SHORT_CODE 32    /* bytes that are copied whatever the length is */
 #define FAST 3           /* holes that are filled whatever there are */
 #define STRIDE 16        /* offsets that are moved at a time; behind the last one there is room for as many */
+#define BLOCK 512        /* operations that are written before their jumps are */
+#define AHEAD 24         /* jumps whose goals are fetched before they are looked at: these lie anywhere */
 #define SLACK (SHORT_CODE + 8) /* bytes from the start of an operation that are written then */
 
 /* ---- rows */

@@ -173,15 +173,14 @@ static uint32_t copy_ops(const struct cnp_program *p, uint32_t first, uint32_t e
     return (uint32_t)(record - p->records);
 }
 
-static int write_ops(const struct cnp_program *p, const struct cluster *chunk, uint8_t *code, size_t size,
-                     struct cnp_evidence *evidence)
+/* A block of operations but what their plain jumps hold. last: the last one of the chunk; roomy: the first one behind which
+   there is no room for more than it has. */
+static int write_block(const struct cnp_program *p, uint32_t first, uint32_t end, uint32_t roomy, uint32_t last,
+                       uint8_t *code, struct cnp_evidence *evidence)
 {
-    const uint32_t *offsets = p->offsets, last = chunk[1].hot - 1;
-    uint32_t roomy = last; /* the first one behind which there is no room for more than it has */
-    while (roomy > chunk->hot && size - offsets[roomy - 1] < SLACK)
-        roomy--;
+    const uint32_t *offsets = p->offsets, quick = roomy < end ? roomy : end;
     int status = CNP_OK;
-    for (uint32_t i = copy_ops(p, chunk->hot, roomy, code); i <= last && !status; i = copy_ops(p, i + 1, roomy, code)) {
+    for (uint32_t i = copy_ops(p, first, quick, code); i < end && !status; i = copy_ops(p, i + 1, quick, code)) {
         const struct variant *v = p->variants[i];
         const struct block *block = block_of(p, i);
         if (i < roomy && v->size <= SHORT_CODE) {
@@ -213,11 +212,14 @@ static int write_jump(const struct cnp_program *p, uint32_t op, uint8_t *code, s
     return fill_hole(p, op, number, hole, code, p->offsets[op], evidence);
 }
 
-static int write_jumps(const struct cnp_program *p, uint8_t *code, size_t size, struct cnp_evidence *evidence)
+/* The plain jumps of the operations before `op`. next: the first one, and then the first one behind them. */
+static int write_jumps(const struct cnp_program *p, const struct jump **next, uint32_t op, uint8_t *code, size_t size,
+                       struct cnp_evidence *evidence)
 {
-    const struct jump *jump = p->jumps.data, *const end = jump + p->jumps.count;
+    const struct jump *jump = *next, *const end = (const struct jump *)p->jumps.data + p->jumps.count;
     int status = CNP_OK;
-    for (; jump < end && !status; jump++) {
+    for (; jump < end && jump->op < op && !status; jump++) {
+        fetch_goal(p, jump, p->offsets);
         const struct variant *v = p->variants[jump->op];
         const uint32_t start = p->offsets[jump->op], at = start + v->jump_at;
         const int64_t value = (int64_t)p->offsets[jump->goal] - start + v->jump_add;
@@ -233,6 +235,26 @@ static int write_jumps(const struct cnp_program *p, uint8_t *code, size_t size, 
             for (unsigned i = 0; i < v->jump_size; i++)
                 code[at + i] = (uint8_t)((uint64_t)value >> 8 * i);
         }
+    }
+    *next = jump;
+    return status;
+}
+
+/* The operations of a chunk, a block and then its jumps, while it is at hand. jump: the first one of the chunk, and then
+   the first one behind it. */
+static int write_ops(const struct cnp_program *p, const struct cluster *chunk, const struct jump **jump, uint8_t *code,
+                     size_t size, struct cnp_evidence *evidence)
+{
+    const uint32_t last = chunk[1].hot - 1;
+    uint32_t roomy = last;
+    while (roomy > chunk->hot && size - p->offsets[roomy - 1] < SLACK)
+        roomy--;
+    int status = CNP_OK;
+    for (uint32_t first = chunk->hot, end; first <= last && !status; first = end) {
+        end = last - first < BLOCK ? last + 1 : first + BLOCK;
+        status = write_block(p, first, end, roomy, last, code, evidence);
+        if (!status)
+            status = write_jumps(p, jump, end, code, size, evidence);
     }
     return status;
 }
@@ -333,11 +355,10 @@ int cnp_write(struct cnp_program *p, void *code, size_t size, void *data, size_t
         return fail(evidence, CNP_NO_SPACE, (size_t)-1, 0);
     int status = CNP_OK;
     uint32_t done = 0;
+    const struct jump *jump = p->jumps.data;
     for (size_t c = 0; c + 1 < p->chunks.count && !status; c++)
         if (AT(p->chunks, struct cluster, c).hot < AT(p->chunks, struct cluster, c + 1).hot)
-            status = write_ops(p, &AT(p->chunks, struct cluster, c), code, p->end, evidence);
-    if (!status)
-        status = write_jumps(p, code, p->end, evidence);
+            status = write_ops(p, &AT(p->chunks, struct cluster, c), &jump, code, p->end, evidence);
     for (size_t c = 0; c < p->chunks.count && !status; c++)
         status = write_chunk(p, c, code, &done, evidence);
     if (status)

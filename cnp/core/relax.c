@@ -30,6 +30,13 @@ static inline int64_t distance(const uint32_t *offsets, const struct jump *jump)
     return (int64_t)offsets[jump->goal] - offsets[jump->op] + jump->near->jump_add;
 }
 
+/* Begin to load where a jump behind this one goes to. */
+static inline void fetch_goal(const struct cnp_program *p, const struct jump *jump, const uint32_t *offsets)
+{
+    const struct jump *last = (const struct jump *)p->jumps.data + p->jumps.count - 1;
+    __builtin_prefetch(&offsets[(last - jump > AHEAD ? jump + AHEAD : last)->goal]);
+}
+
 /* One round over the jumps in question; those that stay are left in the list. */
 static bool relax_round(struct cnp_program *p, uint32_t *pending, size_t *count, unsigned round)
 {
@@ -84,6 +91,7 @@ static bool relax(struct cnp_program *p)
         return false;
     size_t count = 0, longer = 0;
     for (size_t k = 0; k < p->jumps.count; k++) {
+        fetch_goal(p, &jumps[k], p->starts);
         const int64_t value = distance(p->starts, &jumps[k]), between = (int64_t)jumps[k].goal - jumps[k].op;
         const bool is_short = jumps[k].near->jump_size == 1, misses = is_short & (value < INT8_MIN || value > INT8_MAX);
         const int64_t most = (value < 0 ? -value : value) + p->growth * (between < 0 ? -between : between);
