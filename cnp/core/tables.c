@@ -279,8 +279,10 @@ static void make_variant(const struct cnp_library *library, struct variant *v, c
     for (unsigned k = fast; k-- > 0;) /* those that do nothing come first, at the start of the code */
         v->base[FAST - fast + k] = v->base[k], v->mask[FAST - fast + k] = v->mask[k],
         v->at[FAST - fast + k] = v->at[k], v->from[FAST - fast + k] = v->from[k];
-    for (unsigned k = 0; k < FAST - fast; k++)
-        v->base[k] = get64(v->code), v->mask[k] = 0, v->at[k] = 0, v->from[k] = 8;
+    for (unsigned k = 0; k < FAST - fast; k++) {
+        memcpy(&v->base[k], v->code, sizeof v->base[k]); /* as it is stored: in the host's byte order */
+        v->mask[k] = 0, v->at[k] = 0, v->from[k] = 8;
+    }
 }
 
 /* ---- forms */
