@@ -79,14 +79,16 @@ $(BIN)/.installed: pyproject.toml setup.py $(wildcard cnp/_*.c) cnp/_core_build.
 	$(BIN)/python $(PIP) install --editable '.[dev]'
 	touch $@
 
-# What the tests run beside Python's packages: the emulators, a second compiler with sanitizers for the core in C, gdb, and
-# C++ for what throws.
+# What the tests run beside Python's packages: the emulators, a second compiler with sanitizers for the core in C, gdb, C++
+# for what throws, and what builds a program around the core.
 programs:
 	@missing=; for target in $(EMULATED); do \
 		command -v qemu-$$target-static qemu-$$target >/dev/null || missing="qemu-user-static"; done; \
 	command -v clang >/dev/null || missing="$$missing $(CLANG)"; \
 	command -v gdb >/dev/null || missing="$$missing gdb"; \
 	command -v g++ >/dev/null || missing="$$missing g++"; \
+	command -v cmake >/dev/null || missing="$$missing cmake"; \
+	command -v pkg-config >/dev/null || missing="$$missing pkg-config"; \
 	if [ -z "$$missing" ]; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		echo "installing $$missing"; \

@@ -1,22 +1,35 @@
-"""The core without Python: examples/jit.c, built with the tables that `cnp export --as core` prints, under sanitizers on
-this machine."""
+"""The core without Python: examples/jit.c, built with the tables that `cnp export --as core` prints: under sanitizers on
+this machine, cross-compiled for the others, and as docs/using-from-c.md says, by hand, by CMake and by pkg-config."""
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import cnp
-from cnp import runtime
+from cnp import host, runtime, targets
 from cnp.export_core import to_core
-from tests.support import need
+from cnp.library import Library
+from tests import host_rig
+from tests.support import need, runnable
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "jit.c"
+HOME = Path(__file__).parents[1]
+EXAMPLE = HOME / "examples" / "jit.c"
+SMALL_LIBC = Path(__file__).parent / "small_libc"
+MACHINE = Path(host.__file__).parent / "host"  #: the folder of machine.h
+PAGE = HOME / "docs" / "using-from-c.md"
+CORE = Path(cnp.get_include())
 SANITIZED = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 WARNINGS = ("-std=c11", "-Wall", "-Wextra", "-Werror")
+FREESTANDING = ("-O1", "-ffreestanding", "-fno-builtin", "-fno-pic", "-fno-stack-protector")
+FOREIGN = [name for name in targets.TARGETS if name != targets.host_name()]
 EXPECTED = {
     "0": "factorial 1\nfibonacci 0\nsquares 0\n",
     "20": "factorial 2432902008176640000\nfibonacci 6765\nsquares 2870\n",
@@ -31,6 +44,13 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def check(command: list[str | Path]) -> None:
+    """The program says what it must."""
+    for given, said in EXPECTED.items():
+        done = subprocess.run([*command, given], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout, done.stderr) == (0, said, "")
+
+
 def test_the_example_is_short() -> None:
     assert len(EXAMPLE.read_text().splitlines()) <= 250
 
@@ -38,24 +58,56 @@ def test_the_example_is_short() -> None:
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
 def test_an_interpreter_in_c(compiler: str, tables: Path, tmp_path: Path) -> None:
     need(shutil.which(compiler) is not None, f"{compiler} builds the example")
-    core, program = Path(cnp.get_include()), tmp_path / "jit"
-    sources = [EXAMPLE, core / "cnp_core.c"]
-    command: list[str | Path] = [
-        compiler,
-        *WARNINGS,
-        *SANITIZED,
-        "-I",
-        core,
-        "-I",
-        tables,
-        *sources,
-        "-o",
-        program,
-    ]
-    subprocess.run(command, check=True)
-    for given, said in EXPECTED.items():
-        done = subprocess.run([program, given], capture_output=True, text=True, check=False)
-        assert (done.returncode, done.stdout, done.stderr) == (0, said, "")
+    program = tmp_path / "jit"
+    folders = ["-I", CORE, "-I", tables]
+    sources = [EXAMPLE, CORE / "cnp_core.c"]
+    subprocess.run([compiler, *WARNINGS, *SANITIZED, *folders, *sources, "-o", program], check=True)
+    check([program])
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_on_other_targets(name: str, tmp_path: Path) -> None:
+    """The core itself is code of the target here, in its byte order. What is called of C's library is in small_libc/."""
+    emulator = host.emulator(runnable(name))
+    ziglang = importlib.util.find_spec("ziglang")
+    need(ziglang is not None, "the clang in the ziglang wheel builds the example for other targets")
+    assert emulator is not None and ziglang is not None and ziglang.origin is not None
+    (tmp_path / "ops.h").write_text(to_core(Library.load(runtime.installed("ops", name))), encoding="ascii")
+    target = host_rig.TARGETS[name]
+    flags = [f"--target={target.triple}", *target.cflags, *WARNINGS, *FREESTANDING]
+    headers = Path(ziglang.origin).parent / "lib" / "include"  # of the compiler
+    flags += ["-isystem", str(headers), *(f"-I{folder}" for folder in (SMALL_LIBC, MACHINE, CORE, tmp_path))]
+    objects: list[Path] = []
+    for source in (EXAMPLE, CORE / "cnp_core.c", SMALL_LIBC / "small_libc.c"):
+        objects.append(tmp_path / f"{source.stem}.o")
+        subprocess.run([*host_rig.CLANG, *flags, "-c", source, "-o", objects[-1]], check=True)
+    program = tmp_path / "jit"
+    subprocess.run([*host_rig.LLD, "-static", "-e", "_start", *objects, "-o", program], check=True)
+    check([*emulator, program])
+
+
+@pytest.mark.parametrize(
+    ("section", "tools"),
+    [("A JIT in C", ["cc"]), ("CMake", ["cc", "cmake", "make"]), ("pkg-config", ["cc", "pkg-config"])],
+)
+def test_as_the_page_says(section: str, tools: list[str], tmp_path: Path) -> None:
+    """Commands of the page, typed in a folder that has examples/jit.c: the last lines are those that it promises."""
+    for tool in tools:
+        need(shutil.which(tool) is not None, f"{tool} builds the example as docs/using-from-c.md says")
+    need(importlib.util.find_spec("click") is not None, "the command line needs click")
+    (text,) = re.findall(rf"^#+ {section}\n(.*?)(?=^## |\Z)", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+    (tmp_path / "examples").mkdir()
+    shutil.copy(EXAMPLE, tmp_path / "examples")
+    for block in re.findall(r"```cmake\n(.*?)```", text, re.DOTALL):
+        (tmp_path / "CMakeLists.txt").write_text(block)
+    ((script, promised),) = re.findall(r"```console\n((?:\$ [^\n]*\n)+)(.*?)```", text, re.DOTALL)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["sh", "-eu", "-c", re.sub(r"^\$ ", "", script, flags=re.MULTILINE)],
+        cwd=tmp_path, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert promised and done.stdout.endswith(promised)
 
 
 def test_tables_name_every_operation(tables: Path) -> None:
