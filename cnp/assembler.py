@@ -23,6 +23,7 @@ from cnp.compose import Composer, Cost, cost
 from cnp.editing import Ops
 from cnp.errors import LabelError, OperandError, StateError
 from cnp.fuse import fuse
+from cnp.invoke import Step, check_base, note_prototype, steps_of
 from cnp.labels import Locals
 from cnp.library import Library
 from cnp.operands import (
@@ -131,6 +132,43 @@ class Assembler:
         begun = bool(functions) and (functions[0].position or 0) <= position
         self._check_frame(operation, operands, self.program.function_at(position) if begun else None)
         return found
+
+    def invoke(
+        self,
+        signature: str,
+        function: object,
+        base: Slot,
+        d: Slot | Register | None,
+        *arguments: object,
+        at: At | None = None,
+    ) -> int:
+        """Append a call of a C function, such as "double(double, int32_t)"; the position of its first operation.
+
+        function: a symbol or another address, or where one is: a slot or a register. base: the first of 17 words of the
+        frame that the call may use. d: where the result goes; None: nowhere. arguments: slots, registers, numbers or
+        addresses. All travel in registers: six integers and eight floats, eight together, do on every target.
+        SignatureError; OperandError (operand: function, base, d, arguments, or "argument 2"). Then nothing is appended.
+        """
+        self._check_open()
+        program, position = self.program, len(self.program.ops)
+        steps = steps_of(self.library, signature, function, base, d, arguments)
+        if program.functions:  # if not, the first step says so
+            check_base(base, program.functions[-1].frame)
+        found = [self._select_step(step, at, position) for step in steps]
+        note_prototype(program.prototypes, function, signature)
+        for ops in found:
+            if len(ops) > 1:
+                program.composed[len(program.ops)] = len(ops)
+            program.ops += ops
+        return position
+
+    def _select_step(self, step: Step, at: At | None, position: int) -> list[Op]:
+        """An operation of a call. OperandError: it is about what the call was given."""
+        try:
+            return self._select_at(step.name, step.operands, at, position)
+        except OperandError as error:
+            facts = error.evidence | {"op": "invoke", "operand": step.part}
+            raise OperandError(f"invoke: {step.part}: {error.message}", **facts) from None
 
     def cost(self, name: str, *operands: object) -> Cost:
         """What an operation with these operands takes in the short variant; nothing is appended. It may name

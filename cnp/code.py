@@ -56,7 +56,7 @@ class Code:
             raise StateError(message, state="foreign")
         self.program, self.library = program, program.library
         self.users: Users = Users()
-        self._helpers = Helpers(self.library, helpers, symbols)
+        self._helpers = Helpers(program, helpers, symbols)
         self._block = place(program, self._helpers.address, self._helpers)
         self.image = self._block.image
         self.symbols = self.image.symbols

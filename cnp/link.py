@@ -47,15 +47,16 @@ class Placed:
 
 
 class Helpers:
-    """Addresses of helpers and symbols; Python callables become C functions when they are first needed.
+    """Addresses of helpers and symbols of a program; Python callables become C functions when they are first needed.
 
     symbols: where names come from that are not among the helpers.
     """
 
-    def __init__(self, library: Library, given: Mapping[str, object], symbols: object = None) -> None:
+    def __init__(self, program: Program, given: Mapping[str, object], symbols: object = None) -> None:
         self._given = dict(given)
         self.symbols = Symbols(symbols)
-        self._signatures = {item.name: item.signature for item in library.imports}
+        imports = {item.name: item.signature for item in program.library.imports}
+        self._signatures = program.prototypes | imports
         self._made: dict[str, Helper] = {}
 
     def address(self, name: str) -> int | None:
@@ -73,7 +74,7 @@ class Helpers:
                 symbols=[name],
             )
         if name not in self._signatures:
-            message = f"no stencil calls {name}, so that it has no prototype: give an address or a pointer"
+            message = f"no stencil calls {name}, so that it has no prototype: give an address or a pointer, or invoke it"
             raise SymbolError(message, symbols=[name])
         if name not in self._made:
             self._made[name] = native.python_helper(self._signatures[name], value)

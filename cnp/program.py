@@ -50,7 +50,8 @@ class Program:
 
     named: labels and functions by their global names; exports: further names. lazy: cells for functions of others.
     sections: data by name. cold: operations that lie away from the others; aligned: position -> bytes that its operation
-    is aligned to. composed: where an operation was composed of several, first position -> how many.
+    is aligned to. composed: where an operation was composed of several, first position -> how many. prototypes: of symbols
+    that were called by a signature.
     """
 
     library: Library
@@ -65,6 +66,7 @@ class Program:
     cold: list[Span] = field(default_factory=list)
     aligned: dict[int, int] = field(default_factory=dict)
     composed: dict[int, int] = field(default_factory=dict)
+    prototypes: dict[str, str] = field(default_factory=dict)
     _positions: dict[int, Label] = field(default_factory=dict)
 
     def label_at(self, position: int) -> Label:

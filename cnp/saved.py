@@ -9,7 +9,7 @@
          cells      [initial, name, frame]                             name, frame: of lazy ones only, else null
          tables     [[label …] …]
          ops        [operation, form, [operand …], at, meant]          numbers in the library; meant: as `Op.meant`
-         functions, named, exports, lazy, sections, cold, aligned, composed
+         functions, named, exports, lazy, sections, cold, aligned, composed, prototypes
 
     an operand   5   ["s", offset]  ["r", bank, number]  ["l", label]  ["d", data]  ["c", cell]  ["t", table]
                  ["y", symbol]  ["o", place, addend]
@@ -43,6 +43,7 @@ from cnp.operands import (
 )
 from cnp.program import Op, Program, Span
 from cnp.sections import Fix, Section
+from cnp.signature import parse_signature
 from cnp.stencil import Accept
 
 MAGIC = b"CNPCODE1"
@@ -80,6 +81,7 @@ class Packer:
             "cold": [[span.start, span.end] for span in program.cold],
             "aligned": list(program.aligned.items()),
             "composed": list(program.composed.items()),
+            "prototypes": program.prototypes,
         }
         for label in program.labels:
             if label.entry:  # somebody may enter there though nobody in the program goes there
@@ -227,6 +229,7 @@ class Unpacker:
         program.cold = [Span(whole(start), whole(end)) for start, end in contents["cold"]]
         program.aligned = {whole(at): power(whole(size)) for at, size in contents["aligned"]}
         program.composed = {whole(at): whole(size) for at, size in contents["composed"]}
+        program.prototypes = {text(name): readable(given) for name, given in contents["prototypes"].items()}
         lengths = {name: len(section.data) for name, section in program.sections.items()}
         if any(not 0 <= label.offset <= lengths[label.section] for label in self.data):  # type: ignore[operator]
             raise ValueError("a label lies outside of its section")
@@ -315,6 +318,13 @@ def text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{value!r} is no text")
     return value
+
+
+def readable(signature: object) -> str:
+    """A signature; SignatureError if it is none."""
+    found = text(signature)
+    parse_signature(found)
+    return found
 
 
 def power(value: int) -> int:
