@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from cnp.bounds import Memory
 from cnp.choose import chooser, refusal
 from cnp.compose import Composer, Cost, cost
 from cnp.editing import Ops
@@ -169,6 +170,11 @@ class Assembler:
         except OperandError as error:
             facts = error.evidence | {"op": "invoke", "operand": step.part}
             raise OperandError(f"invoke: {step.part}: {error.message}", **facts) from None
+
+    def memory(self, base: Slot | Register, size: Slot | Register) -> Memory:
+        """A memory for loads and stores that are checked (`cnp/bounds.py`). base, size: where its address and the number
+        of its bytes are. OperandError: they are something else."""
+        return Memory(self, base, size)
 
     def cost(self, name: str, *operands: object) -> Cost:
         """What an operation with these operands takes in the short variant; nothing is appended. It may name
