@@ -60,12 +60,17 @@ class Vocabulary:
         return {name: self.library[name] for name in self.library.operations}
 
     def assembler(
-        self, helpers: Mapping[str, object] | None = None, symbols: object = None, supers: bool = False
+        self,
+        helpers: Mapping[str, object] | None = None,
+        symbols: object = None,
+        supers: bool = False,
+        strict: bool = False,
     ) -> Assembler:
         """A new program. helpers: name -> address, Python callable, or cffi or ctypes function pointer. symbols: where
         other names come from: a dict, a callable, a library of cffi or ctypes, `cnp.process`, a code object, or a list
-        of these. supers: `build` puts super-operations where their parts stand in a row; before that, `asm.fuse()` does."""
-        return Assembler(self.library, helpers or {}, symbols=symbols, supers=supers)
+        of these. supers: `build` puts super-operations where their parts stand in a row; before that, `asm.fuse()` does.
+        strict: a register that the target lacks is an OperandError, and no slot."""
+        return Assembler(self.library, helpers or {}, strict, symbols, supers)
 
     def interpret(
         self,

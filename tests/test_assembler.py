@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import cnp
-from cnp import LabelError, OperandError, StateError, Symbol, SymbolError, slot
+from cnp import LabelError, OperandError, StateError, Symbol, SymbolError, f, r, slot
 from cnp.assembler import Label, Slot
 from cnp.runtime import installed
 from tests.support import every_target
@@ -295,6 +295,27 @@ def test_any_target_at_any_base(target: str) -> None:
         with pytest.raises(cnp.RangeError) as caught:
             asm.encode(base)
         assert (caught.value.symbol, caught.value.value, caught.value.align) == ("base", base, 16)
+
+
+@every_target
+def test_registers_that_a_target_lacks_are_slots_or_refused(target: str) -> None:
+    """All ten and eight can be written everywhere."""
+    vm = cnp.load(installed("ops", target))
+    integers, floats = [[bank[n] for n in range(len(bank))] for bank in (r, f)]
+    held = {register for register in integers + floats if vm.library.number(register) is not None}
+    assert held == {*integers[: vm.target.ints], *floats}
+    usual, strict = vm.assembler(), vm.assembler(strict=True)
+    for asm in (usual, strict):
+        asm.function("main", frame=8)
+    for register in integers + floats:
+        name = "f64_move" if register.bank == "f" else "i64_move"
+        usual.op(name, register, slot(0))
+        if register in held:
+            strict.op(name, register, slot(0))
+        else:
+            with pytest.raises(OperandError, match="lies in memory") as caught:
+                strict.op(name, register, slot(0))
+            assert (caught.value.operand, caught.value.value) == ("d", register)
 
 
 def test_missing_symbols_are_all_named(asm: cnp.Assembler) -> None:
