@@ -10,6 +10,7 @@ A record has 32 bytes (cnp/core/cnp_core.h draws it). What the core does not kno
 from __future__ import annotations
 
 import struct
+import threading
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
@@ -96,6 +97,7 @@ class CoreLibrary:
         self.numbers = {name: index for index, name in enumerate(self.names)}
         self.check(self.lib.cnp_library_open(place, tables, heap, self.evidence))
         self.users = [True]  # itself, then a False for each program
+        self.preparing = threading.Lock()  # many threads use a library, one at a time completes it
         self.close = partial(closing, self.lib, place[0], self.users)
         self.handle = self.ffi.gc(place[0], partial(self.close, None))
 
@@ -333,7 +335,8 @@ class Batch:
             )
             done += self._done[0]
             if status == lib.CNP_UNPREPARED:
-                status = lib.cnp_prepare(self.library.handle, evidence.op, evidence.what, evidence)
+                with self.library.preparing:
+                    status = lib.cnp_prepare(self.library.handle, evidence.op, evidence.what, evidence)
             self.library.check(status)
 
     def records(self) -> memoryview:

@@ -358,10 +358,14 @@ static bool fill_tables(struct cnp_library *library, const struct operation *op,
 
 /* ---- shapes */
 
-static void describe(const struct operation *op, struct choice *choice, unsigned form, uint32_t kinds)
+/* A form as a choice. false: no memory. */
+static bool describe(struct cnp_library *library, const struct operation *op, struct choice *choice, unsigned form,
+                     uint32_t kinds)
 {
     const struct form *f = &op->forms[form];
-    const struct variant *near = &op->variants[2 * form];
+    struct variant *near = &op->variants[2 * form];
+    if (!make_turns(library, near, f, &f->block[0][0]) || !make_turns(library, near + 1, f, &f->block[1][0]))
+        return false;
     *choice = (struct choice){.near = near, .form = (uint16_t)form, .plain = f->plain, .size = near->size, .bound = f->bound};
     for (uint32_t i = 0; i < f->block[0][0].holes && f->plain; i++)
         if (f->block[0][0].hole[i].what == CNP_WHAT_TARGET)
@@ -375,6 +379,7 @@ static void describe(const struct operation *op, struct choice *choice, unsigned
         negative |= kind == CNP_WIDE && takes == CNP_TAKES_U64;
     }
     choice->adjust = always ? ALWAYS : negative ? NEGATIVE : 0;
+    return true;
 }
 
 static int make_shape(struct cnp_library *library, uint32_t number, uint32_t kinds, struct cnp_evidence *evidence)
@@ -396,7 +401,8 @@ static int make_shape(struct cnp_library *library, uint32_t number, uint32_t kin
         if (is_candidate(library, op, &op->forms[i], kinds)) {
             if (shape->choices == CHOICES)
                 return bad(evidence, "operations", 0); /* no operation has so many forms for one kind of operands */
-            describe(op, &shape->choice[shape->choices++], i, kinds);
+            if (!describe(library, op, &shape->choice[shape->choices++], i, kinds))
+                return fail(evidence, CNP_NO_MEMORY, (size_t)-1, 0);
             known &= note_ties(library, op->forms[i].ties, shape);
         }
     shape->choice[SCAN].closer = ALWAYS;

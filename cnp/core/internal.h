@@ -20,7 +20,8 @@ __extension__ typedef __int128 wide; /* sums of an address, an addend and a plac
 #define REGION 0x10000000u
 #define ROUNDS 16        /* of the layout without a margin */
 #define SHORT_CODE 32    /* bytes that are copied whatever the length is */
-#define FAST 3           /* holes that are filled whatever there are */
+#define FAST 3           /* holes that are filled, and registers that are, whatever there are */
+#define TURNED 16        /* bytes of code in which fields of registers are filled at once */
 #define STRIDE 16        /* offsets that are moved at a time; behind the last one there is room for as many */
 #define BLOCK 512        /* operations that are written before their jumps are */
 #define AHEAD 24         /* jumps whose goals are fetched before they are looked at: these lie anywhere */
@@ -56,18 +57,24 @@ struct accept {
        template  48 8b 87 00 00 00 00 48 03 87 …
        store 1            oo oo oo oo 48 03 87 00
        store 2                                 oo oo oo oo 48 …
-*/
+
+   The fields of a register operand lie anywhere in the first bytes. What each register of the bank changes there is
+   worked out once: these bits are turned over in what is copied, and the stores leave them as they are. */
 struct variant {
     uint8_t code[SHORT_CODE];
     uint64_t base[FAST], mask[FAST];
+    const uint8_t *turn[FAST];    /* TURNED bytes for each register */
+    uint32_t turn_mask[FAST];     /* 31; 0 where no operand turns anything */
+    uint8_t turn_from[FAST];      /* byte in the record */
     uint8_t from[FAST], at[FAST]; /* bytes in the record and in the code */
     uint32_t size;                /* without the jump to the next operation */
+    uint8_t turns;                /* operands that turn something */
     uint8_t quick;                /* it is short, and these are all its holes but a jump */
     uint8_t rest;                 /* holes that are filled one by one */
     uint8_t jump_size;            /* bytes of a plain relative jump to a label; 0: there is none */
     uint32_t jump_at;
     int32_t jump_add;             /* its value: goal - operation + jump_add */
-    uint32_t handled;             /* bits: the fast holes and the jump, of the block's first 32 holes */
+    uint32_t handled;             /* bits: the fast holes, registers and the jump, of the block's first 32 holes */
 };
 
 struct form {

@@ -1,20 +1,5 @@
 /* Copy and fill: the bytes of a settled image, each hole checked. The readable reference is cnp/patch.py. */
 
-static void write_field(const struct cnp_library *library, const struct cnp_field *field, uint8_t *unit, wide value)
-{
-    const bool big = library->tables.big_endian;
-    uint64_t total = (uint64_t)value + field->carry, word = 0;
-    for (unsigned i = 0; i < field->size; i++)
-        word |= (uint64_t)unit[i] << 8 * (big ? field->size - 1u - i : i);
-    for (unsigned k = 0; k < field->parts; k++) {
-        struct cnp_part part = field->part[k];
-        uint64_t mask = ~(uint64_t)0 >> (64 - part.width);
-        word = (word & ~(mask << part.to)) | (total >> part.from & mask) << part.to;
-    }
-    for (unsigned i = 0; i < field->size; i++)
-        unit[i] = (uint8_t)(word >> 8 * (big ? field->size - 1u - i : i));
-}
-
 static void write_word(const struct cnp_library *library, uint8_t *to, uint64_t value)
 {
     const bool big = library->tables.big_endian;
@@ -133,11 +118,22 @@ static int fill_block(const struct cnp_program *p, uint32_t piece, const struct 
 
 /* ---- operations */
 
+/* What the register of operand k turns over. */
+static inline const uint8_t *turned_by(const struct variant *v, unsigned k, const struct cnp_record *record)
+{
+    uint32_t number;
+    memcpy(&number, (const uint8_t *)record + v->turn_from[k], sizeof number);
+    return v->turn[k] + TURNED * (size_t)(number & v->turn_mask[k]);
+}
+
 /* Copy one operation and nothing behind it: where the buffer ends, and where its last jump stays. */
 static void copy_exactly(const struct variant *v, const struct block *block, uint32_t keep,
                          const struct cnp_record *record, uint8_t *to)
 {
     memcpy(to, block->code, keep);
+    for (unsigned k = 0; k < v->turns; k++)
+        for (unsigned i = 0; i < TURNED && i < keep; i++)
+            to[i] ^= turned_by(v, k, record)[i];
     for (unsigned k = 0; k < FAST; k++)
         for (unsigned i = 0; i < 8; i++)
             if (v->mask[k] >> 8 * i & 0xFF)
@@ -152,14 +148,38 @@ static inline void store(const struct variant *v, unsigned k, const struct cnp_r
     memcpy(to + v->at[k], &word, sizeof word);
 }
 
-/* The same with copies of a fixed size, which may go on behind it. */
+/* The same, leaving what is there. */
+static inline void store_among(const struct variant *v, unsigned k, const struct cnp_record *record, uint8_t *to)
+{
+    uint64_t word, there;
+    memcpy(&word, (const uint8_t *)record + v->from[k], sizeof word);
+    memcpy(&there, to + v->at[k], sizeof there);
+    there = (word & v->mask[k]) | (there & ~v->mask[k]);
+    memcpy(to + v->at[k], &there, sizeof there);
+}
+
+static inline void turn(uint64_t *words, const uint8_t *pattern)
+{
+    uint64_t turned[2];
+    memcpy(turned, pattern, TURNED);
+    words[0] ^= turned[0], words[1] ^= turned[1];
+}
+
+/* The same as copy_exactly with copies of a fixed size, which may go on behind it. */
 static inline void copy_quickly(const struct variant *v, const struct cnp_record *record, uint8_t *to)
 {
-    _Static_assert(FAST == 3, "a store for each fast hole");
-    memcpy(to, v->code, SHORT_CODE);
-    store(v, 0, record, to);
-    store(v, 1, record, to);
-    store(v, 2, record, to);
+    _Static_assert(FAST == 3 && TURNED == 16 && SHORT_CODE >= TURNED, "a store for each fast hole, a pattern for each register");
+    if (!v->turns) {
+        memcpy(to, v->code, SHORT_CODE);
+        store(v, 0, record, to), store(v, 1, record, to), store(v, 2, record, to);
+        return;
+    }
+    uint64_t words[2];
+    memcpy(words, v->code, TURNED);
+    turn(words, turned_by(v, 0, record)), turn(words, turned_by(v, 1, record)), turn(words, turned_by(v, 2, record));
+    memcpy(to, words, TURNED);
+    memcpy(to + TURNED, v->code + TURNED, SHORT_CODE - TURNED);
+    store_among(v, 0, record, to), store_among(v, 1, record, to), store_among(v, 2, record, to);
 }
 
 /* Operations whose copy may go on behind them, until one has holes of another kind; the first that was not written. */

@@ -207,6 +207,24 @@ static int count_form(struct cnp_library *library, struct form *form, struct cnp
     return CNP_OK;
 }
 
+/* ---- fields */
+
+/* Put a value, which fits, into the unit of a field. */
+static void write_field(const struct cnp_library *library, const struct cnp_field *field, uint8_t *unit, wide value)
+{
+    const bool big = library->tables.big_endian;
+    uint64_t total = (uint64_t)value + field->carry, word = 0;
+    for (unsigned i = 0; i < field->size; i++)
+        word |= (uint64_t)unit[i] << 8 * (big ? field->size - 1u - i : i);
+    for (unsigned k = 0; k < field->parts; k++) {
+        struct cnp_part part = field->part[k];
+        uint64_t mask = ~(uint64_t)0 >> (64 - part.width);
+        word = (word & ~(mask << part.to)) | (total >> part.from & mask) << part.to;
+    }
+    for (unsigned i = 0; i < field->size; i++)
+        unit[i] = (uint8_t)(word >> 8 * (big ? field->size - 1u - i : i));
+}
+
 /* ---- the variants that are copied */
 
 /* Whether the bits of a field lie as they are in whole bytes, lowest first. */
@@ -228,6 +246,8 @@ static bool is_long(const struct accept *accept)
     return accept->kind >= CNP_TAKES_SIGNED && accept->kind <= CNP_TAKES_U64 &&
            (accept->low < INT32_MIN || accept->high > INT32_MAX);
 }
+
+static const uint8_t NOTHING[TURNED]; /* what no register turns over */
 
 static bool make_fast(struct variant *v, unsigned number, const struct form *form, const struct hole *hole,
                       const struct cnp_field *field, const struct block *block)
@@ -283,6 +303,86 @@ static void make_variant(const struct cnp_library *library, struct variant *v, c
         memcpy(&v->base[k], v->code, sizeof v->base[k]); /* as it is stored: in the host's byte order */
         v->mask[k] = 0, v->at[k] = 0, v->from[k] = 8;
     }
+    for (unsigned k = 0; k < FAST; k++)
+        v->turn[k] = NOTHING, v->turn_from[k] = 8;
+}
+
+/* The registers of a bank. */
+static const struct cnp_register *bank_of(const struct cnp_tables *t, unsigned kind, uint32_t *count)
+{
+    *count = kind == CNP_TAKES_R ? t->r_count : t->f_count;
+    return kind == CNP_TAKES_R ? t->r : t->f;
+}
+
+/* Whether a hole is for the number of a register and lies where these are filled at once, whichever it takes. */
+static bool is_turned(const struct cnp_tables *t, const struct variant *v, const struct form *form, const struct hole *hole)
+{
+    if (hole->what != CNP_WHAT_OPERAND)
+        return false;
+    const struct cnp_field *field = &t->fields[hole->field];
+    const struct accept *accept = &form->accepts[hole->index];
+    const uint32_t end = hole->offset + field->size;
+    if ((accept->kind != CNP_TAKES_R && accept->kind != CNP_TAKES_F) || field->formula != CNP_ABSOLUTE || end > TURNED ||
+        end > v->size)
+        return false;
+    uint32_t count;
+    const struct cnp_register *bank = bank_of(t, accept->kind, &count);
+    bool fits = true;
+    for (uint32_t n = 0; n < count; n++) {
+        wide value = (wide)bank[n].number + hole->addend;
+        bool fine = value >= field->low && value <= (wide)field->high && value % field->align == 0;
+        fits &= fine || !(accept->mask >> n & 1);
+    }
+    return fits;
+}
+
+/* What each register turns over in one hole. */
+static void turn_hole(const struct cnp_library *library, const struct variant *v, const struct accept *accept,
+                      const struct hole *hole, uint8_t *turn)
+{
+    uint32_t count;
+    const struct cnp_register *bank = bank_of(&library->tables, accept->kind, &count);
+    const struct cnp_field *field = &library->tables.fields[hole->field];
+    for (uint32_t n = 0; n < count; n++, turn += TURNED) {
+        uint8_t unit[8];
+        if (!(accept->mask >> n & 1))
+            continue;
+        memcpy(unit, v->code + hole->offset, field->size);
+        write_field(library, field, unit, (wide)bank[n].number + hole->addend);
+        for (unsigned i = 0; i < field->size; i++)
+            turn[hole->offset + i] ^= unit[i] ^ v->code[hole->offset + i];
+    }
+}
+
+/* Work out what the registers of a form's operands turn over in a variant, unless that is done. false: no memory. */
+static bool make_turns(struct cnp_library *library, struct variant *v, const struct form *form, const struct block *block)
+{
+    const struct cnp_tables *t = &library->tables;
+    bool rest = false;
+    if (v->turns)
+        return true;
+    for (uint32_t i = 0; i < block->holes; i++) {
+        const struct hole *hole = &block->hole[i];
+        if (hole->offset >= v->size || (i < 32 && v->handled >> i & 1))
+            continue;
+        unsigned k = 0;
+        while (k < v->turns && v->turn_from[k] != WORD_AT(hole->index))
+            k++;
+        if (i >= 32 || k == FAST || !is_turned(t, v, form, hole)) {
+            rest = true;
+            continue;
+        }
+        if (k == v->turns) {
+            uint8_t *turn = keep(library, TURNED * 32); /* as many as a mask has bits */
+            if (!turn)
+                return false;
+            v->turn[k] = turn, v->turn_mask[k] = 31, v->turn_from[k] = WORD_AT(hole->index), v->turns++;
+        }
+        turn_hole(library, v, &form->accepts[hole->index], hole, (uint8_t *)v->turn[k]);
+        v->handled |= 1u << i;
+    }
+    v->rest = rest, v->quick = v->size <= SHORT_CODE && !rest;
+    return true;
 }
 
 /* ---- forms */
