@@ -16,12 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from cnp.bench import emission, workload
+from cnp.bench import emission, extremes, workload
 from cnp.bench import native as native_module
 from cnp.bench.emission import GOALS, Pace, Row
 from cnp.bench.external import external
+from cnp.bench.extremes import Figure
 from cnp.bench.native import Buffer, Native, Program, by_hand
-from cnp.bench.tools import COLD, HAND, WARM, Job, Tool, all_tools
+from cnp.bench.tools import BASE, COLD, HAND, WARM, Batch, Job, Tool, all_tools
 from cnp.bench.workload import Kind
 from cnp.errors import CnpError, ToolError
 from tests.support import need
@@ -148,8 +149,41 @@ def test_goals() -> None:
         Row(WARM, 1_000_000, 1.3, 1.0, 18.7, 1.0, 0.1),
     ]
     goal = next(goal for goal in GOALS if goal.tool == HAND)
-    assert goal.figure(rows) == 15.0 and goal.met(15.0) and not goal.met(16.1)
+    assert goal.figure(rows) == 15.0
     assert all(goal.figure([]) is None for goal in GOALS)
+    assert Figure("", 16.0, 16).met and not Figure("", 16.1, 16).met and not Figure("", None, 16).met
+
+
+def test_records_to_a_callable(native: Native) -> None:
+    """It is a function of slot 0, which is what it returns."""
+    made, block = extremes.records_to_callable(Batch(native.program(1)))
+    assert made(1234) == 1234
+    block.free()
+
+
+def test_the_core_alone_makes_the_same_code(native: Native) -> None:
+    core, job = extremes.Core(native), Batch(native.program(300))
+    bound, _ = job.plan()
+    out = Buffer(bound)
+    with core.open():
+        size = core.compile(job.records, out, 2)
+        held = core.opened.memory.held
+        assert core.opened.memory.most >= held > 300 * 32  # it keeps the records
+    assert core.opened.memory.held == 0
+    assert out.bytes(size) == bytes(job.write(BASE, bound))
+    with core.open(), pytest.raises(CnpError, match="the core refuses the workload"):
+        core.compile(job.records, Buffer(100), 1)
+
+
+def test_memory_an_operation(native: Native) -> None:
+    """At least its record, and far less than a page."""
+    core = extremes.Core(native)
+    assert 32 < core.memory(native.program(10_000)) < 4096
+
+
+def test_what_is_linear() -> None:
+    assert extremes.spread([2.0, 3.0, 4.0]) == 2.0
+    assert extremes.spread([2.0]) is None
 
 
 # ---- other people's assemblers
@@ -241,6 +275,9 @@ def test_the_table_has_versions_and_goals(native: Native) -> None:
     assert any(line.startswith("versions: hand-written ") for line in rest)
     for goal in GOALS:
         assert sum(line.startswith(goal.title) for line in rest) == 1
+    small = [line for line in rest if line.startswith("10 operations, ")]
+    assert len(small) == 2
+    assert all(re.search(r"µs +[\d.]+  ≤ (15|1) +(met|MISSED)$", line) for line in small)
 
 
 def test_the_page_needs_nothing_else(native: Native, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_the_example_is_short() -> None:
 def test_an_interpreter_in_c(compiler: str, tables: Path, tmp_path: Path) -> None:
     need(shutil.which(compiler) is not None, f"{compiler} builds the example")
     program = tmp_path / "jit"
-    folders = ["-I", CORE, "-I", tables]
+    folders: list[str | Path] = ["-I", CORE, "-I", tables]
     sources = [EXAMPLE, CORE / "cnp_core.c"]
     subprocess.run([compiler, *WARNINGS, *SANITIZED, *folders, *sources, "-o", program], check=True)
     check([program])

@@ -5,6 +5,7 @@
 #include "hand.h"
 #include "workload.h"
 
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -94,6 +95,116 @@ void bench_records(const struct workload_record *records, size_t count, const ui
         }
         out[i] = to;
     }
+}
+
+/* ---- the core alone, without Python between its calls */
+
+/* The core that this process has. */
+struct bench_core {
+    __typeof__(cnp_library_open) *library_open;
+    __typeof__(cnp_library_close) *library_close;
+    __typeof__(cnp_prepare) *prepare;
+    __typeof__(cnp_program_open) *program_open;
+    __typeof__(cnp_program_close) *program_close;
+    __typeof__(cnp_reset) *reset;
+    __typeof__(cnp_label) *label;
+    __typeof__(cnp_function) *function;
+    __typeof__(cnp_append) *append;
+    __typeof__(cnp_plan) *plan;
+    __typeof__(cnp_settle) *settle;
+    __typeof__(cnp_write) *write;
+};
+
+/* Bytes that it holds, and held at most. */
+struct bench_memory { size_t held, most; };
+
+static void *counted(void *context, void *memory, size_t old, size_t size)
+{
+    struct bench_memory *sum = context;
+    void *found = size ? realloc(memory, size) : NULL;
+    if (size == 0)
+        free(memory);
+    if (size == 0 || found) {
+        sum->held += size - old;
+        sum->most = sum->held > sum->most ? sum->held : sum->most;
+    }
+    return found;
+}
+
+/* What Python opens once: a library and a program, the memory of both counted in `memory`. */
+struct bench_opened {
+    struct cnp_library *library;
+    struct cnp_program *program;
+    struct cnp_allocator allocator;
+    struct bench_memory memory;
+};
+
+void bench_core_close(const struct bench_core *core, struct bench_opened *opened)
+{
+    if (opened->program)
+        core->program_close(opened->program);
+    if (opened->library)
+        core->library_close(opened->library);
+    *opened = (struct bench_opened){0};
+}
+
+int bench_core_open(const struct bench_core *core, struct bench_opened *opened, const struct cnp_tables *tables)
+{
+    *opened = (struct bench_opened){.allocator = {counted, &opened->memory}};
+    int status = core->library_open(&opened->library, tables, &opened->allocator, NULL);
+    if (!status)
+        status = core->program_open(&opened->program, opened->library, NULL);
+    if (status)
+        bench_core_close(core, opened);
+    return status;
+}
+
+/* Another program in the place of the one that there is; what is held then is the library's. */
+int bench_core_renew(const struct bench_core *core, struct bench_opened *opened)
+{
+    core->program_close(opened->program);
+    opened->program = NULL;
+    opened->memory.most = opened->memory.held;
+    return core->program_open(&opened->program, opened->library, NULL);
+}
+
+/* One function of these records, as code for the address `base`. */
+static int compile(const struct bench_core *core, const struct bench_opened *opened, const struct cnp_record *records,
+                   size_t count, uint32_t frame, uint32_t enter, uint64_t base, void *out, size_t room, uint64_t *size)
+{
+    struct cnp_program *program = opened->program;
+    struct cnp_evidence evidence;
+    struct cnp_needs needs;
+    uint32_t label;
+    core->reset(program);
+    int status = core->label(program, &label);
+    if (!status)
+        status = core->function(program, label, frame);
+    for (size_t at = 0, done; at < count && !status; at += done) {
+        status = core->append(program, records + at, count - at, &done, &evidence);
+        if (status == CNP_UNPREPARED)
+            status = core->prepare(opened->library, evidence.op, evidence.what, &evidence);
+    }
+    if (!status)
+        status = core->plan(program, &enter, 1, &needs, &evidence);
+    if (!status)
+        status = core->settle(program, base, 0, NULL, NULL, size, &evidence);
+    if (!status)
+        status = *size > room ? CNP_NO_SPACE : core->write(program, out, *size, NULL, 0, &evidence);
+    return status;
+}
+
+/* bytes of the code, or minus the core's status. */
+int64_t bench_core(const struct bench_core *core, const struct bench_opened *opened, const struct cnp_record *records,
+                   size_t count, uint32_t frame, uint32_t enter, uint64_t base, void *out, size_t room, size_t times)
+{
+    uint64_t size = 0;
+    while (times--) {
+        int status = compile(core, opened, records, count, frame, enter, base, out, room, &size);
+        if (status)
+            return -(int64_t)status;
+    }
+    return (int64_t)size;
 }
 
 /* ---- memory */

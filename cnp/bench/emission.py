@@ -60,9 +60,6 @@ class Goal:
             return None
         return found[self.tool] / (found[self.by] if self.by else 1.0)
 
-    def met(self, figure: float) -> bool:
-        return figure <= self.bound
-
 
 GOALS = (
     Goal("cnp batch warm by the hand-written, N = 10,000", BATCH, 10_000, "ratio_to_hand", 0.5),

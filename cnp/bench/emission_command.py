@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,9 +16,11 @@ from cnp.bench.command import LEAST_ROUNDS, print_table
 
 if TYPE_CHECKING:
     from cnp.bench.emission import Row
+    from cnp.bench.extremes import Figure
     from cnp.bench.tools import Tool
 
 COLUMNS = ("tool", "n", "ns/op", "MB/s", "bytes/op", "/memcpy", "/hand")
+TITLE = 68  #: letters of a figure's title
 
 
 def named(context: click.Context, option: click.Parameter, given: Sequence[str]) -> list[tuple[str, str]]:
@@ -49,6 +51,7 @@ def named(context: click.Context, option: click.Parameter, given: Sequence[str])
 def emission(as_json: bool, others: list[tuple[str, str]], all_sizes: bool, most: int, rounds: int) -> None:
     """How fast code is made: the same program by cnp, by an assembler written by hand, by keystone, by LLVM."""
     from cnp.bench import emission as contest
+    from cnp.bench import extremes
     from cnp.bench.external import external
     from cnp.bench.native import Native
     from cnp.bench.tools import all_tools
@@ -63,7 +66,7 @@ def emission(as_json: bool, others: list[tuple[str, str]], all_sizes: bool, most
         click.echo(json.dumps([dataclasses.asdict(row) for row in rows], indent=2))
         return
     print_table(COLUMNS, [cells(row) for row in rows])
-    for line in (*notes(tools, rows, sizes), "", *goal_lines(rows)):
+    for line in (*notes(tools, rows, sizes), "", *goal_lines(extremes.figures(native, rows))):
         click.echo(line)
 
 
@@ -78,6 +81,7 @@ def emission(as_json: bool, others: list[tuple[str, str]], all_sizes: bool, most
 def report(out: Path, others: list[tuple[str, str]], most: int) -> None:
     """Write the figures of emission as one HTML page with tables and plots."""
     from cnp.bench import emission as contest
+    from cnp.bench import extremes
     from cnp.bench import report as written
     from cnp.bench.external import external
     from cnp.bench.native import Native
@@ -91,7 +95,7 @@ def report(out: Path, others: list[tuple[str, str]], most: int) -> None:
         rows = list(contest.run(native, tools, sizes, notify=notify))
     calls, found = written.first_calls(native, tools), written.points(native, tools)
     table = [cells(row) for row in rows]
-    goals = [*notes(tools, rows, sizes), "", *goal_lines(rows)]
+    goals = [*notes(tools, rows, sizes), "", *goal_lines(extremes.figures(native, rows))]
     out.write_text(written.page(rows, tools, calls, found, COLUMNS, table, goals), encoding="utf-8")
     click.echo(f"{out}: {len(rows)} rows")
 
@@ -143,13 +147,10 @@ def notes(tools: Sequence[Tool], rows: Sequence[Row], sizes: Sequence[int]) -> I
             yield f"{tool.name} stops at {last:,}: a round of the next N would take too long (--all goes on)"
 
 
-def goal_lines(rows: Sequence[Row]) -> Iterator[str]:
+def goal_lines(figures: Iterable[Figure]) -> Iterator[str]:
     """The figures beside their goals."""
-    from cnp.bench.emission import GOALS
-
-    yield f"{'in this run':58}         goal"
-    for goal in GOALS:
-        found = goal.figure(rows)
-        shown = "-" if found is None else f"{found:.2f}"
-        verdict = "" if found is None else "met" if goal.met(found) else "MISSED"
-        yield f"{goal.title:58} {shown:>8}  ≤ {goal.bound:<6g} {verdict}".rstrip()
+    yield f"{'in this run':{TITLE}}         goal"
+    for figure in figures:
+        shown = "-" if figure.value is None else f"{figure.value:.4g}"
+        verdict = "" if figure.value is None else "met" if figure.met else "MISSED"
+        yield f"{figure.title:{TITLE}} {shown:>8}  ≤ {figure.bound:<6g} {verdict}".rstrip()

@@ -60,6 +60,23 @@ class Native:
         self.library.bench_interpret.argtypes = [pointer, pointer, size]
         self.library.bench_call.argtypes = [pointer, pointer, size]
         self.library.bench_enter.argtypes = [pointer, pointer, pointer, size]
+        word = ctypes.c_uint32
+        self.library.bench_core_open.argtypes = [pointer, pointer, pointer]
+        self.library.bench_core_renew.argtypes = [pointer, pointer]
+        self.library.bench_core_close.argtypes = [pointer, pointer]
+        self.library.bench_core.argtypes = [
+            pointer,
+            pointer,
+            pointer,
+            size,
+            word,
+            word,
+            ctypes.c_uint64,
+            pointer,
+            size,
+            size,
+        ]
+        self.library.bench_core.restype = ctypes.c_int64
         self.library.bench_hand.argtypes = [pointer, size, pointer, size, size]
         self.library.bench_hand.restype = ctypes.c_int64
 
