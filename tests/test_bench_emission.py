@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from cnp.bench import emission, extremes, workload
+from cnp.bench import emission, extremes, report, workload
 from cnp.bench import native as native_module
+from cnp.bench.clang import LEVELS, clang_tools
 from cnp.bench.emission import GOALS, Pace, Row
 from cnp.bench.external import external
 from cnp.bench.extremes import Figure
@@ -151,12 +152,13 @@ def test_goals() -> None:
     goal = next(goal for goal in GOALS if goal.tool == HAND)
     assert goal.figure(rows) == 15.0
     assert all(goal.figure([]) is None for goal in GOALS)
-    assert Figure("", 16.0, 16).met and not Figure("", 16.1, 16).met and not Figure("", None, 16).met
+    verdicts = [Figure("", value, 16).verdict for value in (16.0, 16.1, None)]
+    assert verdicts == ["met", "MISSED", ""]
 
 
 def test_records_to_a_callable(native: Native) -> None:
     """It is a function of slot 0, which is what it returns."""
-    made, block = extremes.records_to_callable(Batch(native.program(1)))
+    made, block = Batch(native.program(1)).to_callable()
     assert made(1234) == 1234
     block.free()
 
@@ -186,6 +188,35 @@ def test_what_is_linear() -> None:
     assert extremes.spread([2.0]) is None
 
 
+@pytest.mark.parametrize("level", LEVELS)
+def test_clang_computes_what_the_interpreter_does(native: Native, level: str) -> None:
+    need(bool(clang_tools()), "clang is in the ziglang wheel")
+    (tool,) = [tool for tool in clang_tools() if tool.name == f"clang {level}"]
+    emission.Contest(native, [tool], 300).check(tool)
+    job = tool.prepare(native.program(10))
+    assert job.timed(1) > 0 and job.length() > 0
+    job.close()
+
+
+def test_lines_that_say_something(tmp_path: Path) -> None:
+    for name, text in (
+        ("a.c", "/* one\n   two */\n\nint x; /* three */\n"),
+        ("a.py", '"""A.\n\nB."""\n\n# c\nx = 1  # d\n'),
+    ):
+        (tmp_path / name).write_text(text)
+        assert report.lines_of(tmp_path / name) == 1
+
+
+def test_names_stand_apart() -> None:
+    """Three points in one place: three names above each other; one far away keeps its place."""
+    need(importlib.util.find_spec("matplotlib") is not None, "matplotlib draws the plots")
+    _, axes = report.figure(4, 4)
+    axes.set(xlim=(0, 10), ylim=(0, 10))
+    report.name_points(axes, [("a", (1, 1), "r"), ("b", (1, 1), "g"), ("c", (1, 1), "b"), ("d", (8, 8), "k")])
+    heights = [text.xyann[1] for text in axes.texts]
+    assert sorted(heights) == pytest.approx([0, 0, report.LETTER[1], 2 * report.LETTER[1]])
+
+
 # ---- other people's assemblers
 
 
@@ -208,6 +239,7 @@ def test_samples_make_the_same_code(native: Native, sample_in_c: str) -> None:
     for command in (sample_in_c, sample_in_python()):
         tool = external("mine", command)
         emission.Contest(native, [tool], 300).check(tool)
+        assert tool.known_version
         job = tool.prepare(native.program(300))
         assert job.timed(2) > 0 and job.size == len(job.code())
         made.append(job.code())
@@ -282,6 +314,7 @@ def test_the_table_has_versions_and_goals(native: Native) -> None:
 
 def test_the_page_needs_nothing_else(native: Native, tmp_path: Path) -> None:
     need(importlib.util.find_spec("matplotlib") is not None, "matplotlib draws the plots")
+    need(bool(clang_tools()), "clang is in the ziglang wheel")
     out = tmp_path / "page.html"
     done: Result = click_testing.CliRunner().invoke(
         cli, ["bench", "report", "--most", "10", "--out", str(out)]
@@ -290,8 +323,10 @@ def test_the_page_needs_nothing_else(native: Native, tmp_path: Path) -> None:
     page = out.read_text()
     assert page.count("<svg") == page.count("</svg>") == 4
     assert not re.search(r"(?:src|href)=[\"'](?!#)", page)
-    for name in names():
+    for name in [*names(), "interpreter in C", "clang -O0", "clang -O2"]:
         assert f"<td>{name}</td>" in page
+    for goal in GOALS:
+        assert f"<td>{goal.title}</td>" in page
     for title in ("Time to the first call", "Compile time against run time", "Lines of source", "Versions"):
         assert f"<h2>{title}</h2>" in page
 

@@ -23,17 +23,16 @@ def external(name: str, command: str) -> Tool:
     words = shlex.split(command)
     if not words:
         raise ToolError(f"--tool {name}= names no command", tool=name)
-    return Tool(name, "", lambda program: External(name, words, program))
+    told: list[str] = []
+    return Tool(name, "", lambda program: External(name, words, program, told), outside=True, told=told)
 
 
 class External(Job):
-    """A program on one workload. version: what it says of itself."""
+    """A program on one workload. told: where its version goes, if it says one."""
 
-    version = ""
-
-    def __init__(self, name: str, command: list[str], program: Program) -> None:
+    def __init__(self, name: str, command: list[str], program: Program, told: list[str]) -> None:
         super().__init__(program)
-        self.name, self.command = name, command
+        self.name, self.command, self.told = name, command, told
         self.folder = tempfile.TemporaryDirectory(prefix="cnp-")
         self.records, self.made = Path(self.folder.name) / "records", Path(self.folder.name) / "code"
         self.records.write_bytes(program.records.view())
@@ -57,7 +56,8 @@ class External(Job):
         """Nanoseconds of an answer."""
         try:
             facts = json.loads(answer)
-            nanoseconds, self.version = float(facts["ns"]), str(facts.get("version", ""))
+            nanoseconds = float(facts["ns"])
+            self.told[:] = [str(facts["version"])] if "version" in facts else []
             self.size = self.made.stat().st_size
         except (ValueError, TypeError, KeyError, OSError) as error:
             raise ToolError(

@@ -9,24 +9,20 @@ from __future__ import annotations
 import ctypes
 import statistics
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from cnp import emit, native, runtime
+from cnp import emit, runtime
 from cnp.bench.emission import GOALS, Row
 from cnp.bench.native import Buffer, Native, Program
-from cnp.bench.tools import BASE, BATCH, FRAME, Batch
+from cnp.bench.tools import BASE, BATCH, ENTER, FRAME, Batch
 from cnp.errors import CnpError
-from cnp.link import code_memory
-from cnp.memory import Block
 
 SMALL = 10  #: operations
 LARGE = 10_000  #: from here on time and memory are held to be linear
 TIMES, ROUNDS = 500, 9
-ENTER = "cnp_enter"
 ROOM, ROOM_BESIDE = 32, 4096  #: bytes of code for an operation, and beside the operations, at most
-SIGNATURE = "int64_t(int64_t)"
 CALLS = (
     "library_open", "library_close", "prepare", "program_open", "program_close", "reset", "label", "function", "append",
     "plan", "settle", "write",
@@ -42,8 +38,10 @@ class Figure:
     bound: float
 
     @property
-    def met(self) -> bool:
-        return self.value is not None and self.value <= self.bound
+    def verdict(self) -> str:
+        if self.value is None:
+            return ""
+        return "met" if self.value <= self.bound else "MISSED"
 
 
 class Memory(ctypes.Structure):
@@ -112,30 +110,6 @@ class Core:
             return float(self.opened.memory.most - before) / program.count
 
 
-def records_to_callable(job: Batch) -> tuple[Callable[[int], int], Block]:
-    """What Python does for a function that is built from a buffer of records: a function of slot 0, and its memory."""
-    library = job.library
-    bound, data = job.plan()
-    block = code_memory(library.target).allocate(bound, data)
-    try:
-        block.write(job.write(block.code_address, bound))
-        made = native.make_callable(
-            enter=job.batch.routine_address(ENTER), code=block.code_address + job.batch.offset(0),
-            signature=SIGNATURE, header_size=library.header_size, state=bytes(library.state_size),
-            frame_bytes=library.header_size + FRAME, depth=1, name="workload", doc=SIGNATURE, failed=left,
-            keepalive=block,
-        )  # fmt: skip
-    except BaseException:
-        block.free()
-        raise
-    return made, block
-
-
-def left(kind: int, trap: int, frame: int, op: int) -> int:
-    """The workload only returns."""
-    raise CnpError(f"the workload left at operation {op}: kind {kind}, trap {trap}", tool="cnp")
-
-
 # ---- the figures
 
 
@@ -144,7 +118,7 @@ def small_callable(bench: Native) -> float:
     job, taken = Batch(bench.program(SMALL, verify=True)), []
     for _ in range(ROUNDS):
         begun = time.thread_time_ns()
-        made = [records_to_callable(job) for _ in range(TIMES)]
+        made = [job.to_callable() for _ in range(TIMES)]
         taken.append((time.thread_time_ns() - begun) / TIMES)
         for _, block in made:
             block.free()
@@ -174,7 +148,7 @@ def figures(bench: Native, rows: Sequence[Row]) -> Iterator[Figure]:
     yield Figure(f"{SMALL} operations, the core's C alone, µs", small_in_core(core, bench) / 1000, 1)
     times = {row.n: row.ns_per_op for row in rows if row.tool == BATCH and row.n >= LARGE}
     memory = {n: core.memory(bench.program(n)) for n in times}
-    span = f"N = {min(times):,} … {max(times):,}" if times else f"N = {LARGE:,} and more"
+    span = f"N = {LARGE:,} … {max(times):,}" if len(times) > 1 else f"N = {LARGE:,} and more"
     yield Figure(f"cnp batch warm, {span}: ns/op, most by least", spread(times.values()), 2)
     yield Figure(f"memory of the core, {span}: bytes/op, most by least", spread(memory.values()), 2)
     yield Figure(

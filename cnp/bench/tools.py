@@ -12,15 +12,16 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import io
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 
 import cnp
-from cnp import emit, patch, runtime, targets
+from cnp import emit, native, patch, runtime, targets
 from cnp import frame as layout
 from cnp.assembler import Assembler
 from cnp.bench.native import Buffer, Program, Slots
@@ -32,9 +33,10 @@ from cnp.operands import slot
 
 WARM, COLD, HAND = "memcpy warm", "memcpy cold", "hand-written"  #: what others are compared with
 BATCH = "cnp batch warm"
-RUNS = 200  #: of code that is timed
+RUNS, TRIES = 500, 9  #: of code that is timed: a time is the median of the tries
 FRAME = 8 * SLOTS
-FUNCTION = "workload"
+FUNCTION, ENTER = "workload", "cnp_enter"
+SIGNATURE = "int64_t(int64_t)"  #: of slot 0
 OPERATIONS = ("i64_move", "i64_add", "i64_sub", "i64_mul", "br_i64_lt_s", "jump", "ret")  #: by `Kind`
 BASE = 0x10000  #: where code lies that nobody executes
 
@@ -70,19 +72,30 @@ class Job:
         raise NotImplementedError
 
     @contextmanager
-    def entered(self) -> Iterator[tuple[Run, Read]]:
-        """The code in executable memory, on slots as they are at first."""
-        block = code_memory(targets.get("host")).allocate(len(self.code()))
+    def placed(self) -> Iterator[int]:
+        """The address of the code in executable memory."""
+        block = code_memory(targets.get("host")).allocate(self.length())
         try:
             block.write(self.code())
-            yield self.called(block.code_address)
+            yield block.code_address
         finally:
             block.free()
 
-    def called(self, address: int) -> tuple[Run, Read]:
-        """A function of the slots' address."""
+    @contextmanager
+    def entered(self) -> Iterator[tuple[Run, Read]]:
+        """The code in executable memory, on slots as they are at first: a function of the slots' address."""
         slots, call = Slots(*first_slots()), self.native.library.bench_call
-        return lambda times: call(address, ctypes.addressof(slots), times), lambda: bytes(slots)
+        with self.placed() as address:
+            yield lambda times: call(address, ctypes.addressof(slots), times), lambda: bytes(slots)
+
+    def first_call(self) -> float:
+        """Nanoseconds to make the code, put it into executable memory and call it."""
+        slots, call = Slots(*first_slots()), self.native.library.bench_call
+        begun = time.thread_time_ns()
+        self.emit(1)
+        with self.placed() as address:
+            call(address, ctypes.addressof(slots), 1)
+            return time.thread_time_ns() - begun
 
     def execute(self) -> bytes:
         """The slots after the code."""
@@ -93,22 +106,38 @@ class Job:
     def run_time(self) -> float:
         """Nanoseconds of one run, of many behind each other."""
         with self.entered() as (run, _):
-            begun = time.thread_time_ns()
-            run(RUNS)
-            return (time.thread_time_ns() - begun) / RUNS
+            return median_time(run)
 
     def close(self) -> None:
         """Give memory back."""
 
 
+def median_time(run: Run) -> float:
+    """Nanoseconds of one of RUNS times."""
+    taken = []
+    for _ in range(TRIES):
+        begun = time.thread_time_ns()
+        run(RUNS)
+        taken.append((time.thread_time_ns() - begun) / RUNS)
+    return statistics.median(taken)
+
+
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """prepare: a job for a program. executes: it makes code of its own, which is checked."""
+    """prepare: a job for a program. executes: it makes code of its own, which is checked. outside: a program of its own,
+    which says its version itself, in `told`."""
 
     name: str
     version: str
     prepare: Callable[[Program], Job]
     executes: bool = True
+    outside: bool = False
+    told: list[str] = field(default_factory=list)
+
+    @property
+    def known_version(self) -> str:
+        """What it says itself, or what is installed; empty where there is none."""
+        return self.told[-1] if self.told else self.version
 
 
 # ---- memcpy, and by hand
@@ -223,7 +252,7 @@ class Batch(Framed):
         return memoryview(self.out)[:size]
 
     @contextmanager
-    def placed(self) -> Iterator[Block]:
+    def block(self) -> Iterator[Block]:
         """The code in executable memory."""
         bound, data = self.plan()
         block = code_memory(self.library.target).allocate(bound, data)
@@ -241,12 +270,43 @@ class Batch(Framed):
     def length(self) -> int:
         return self.batch.offsets()[-1]
 
+    def to_callable(self) -> tuple[Callable[[int], int], Block]:
+        """What Python does for a function that is built from a buffer of records: a function of slot 0, and its memory."""
+        library = self.library
+        bound, data = self.plan()
+        block = code_memory(library.target).allocate(bound, data)
+        try:
+            block.write(self.write(block.code_address, bound))
+            made = native.make_callable(
+                enter=self.batch.routine_address(ENTER), code=block.code_address + self.batch.offset(0),
+                signature=SIGNATURE, header_size=library.header_size, state=bytes(library.state_size),
+                frame_bytes=library.header_size + FRAME, depth=1, name=FUNCTION, doc=SIGNATURE, failed=left,
+                keepalive=block,
+            )  # fmt: skip
+        except BaseException:
+            block.free()
+            raise
+        return made, block
+
+    def first_call(self) -> float:
+        begun = time.thread_time_ns()
+        made, block = self.to_callable()
+        made(0)
+        taken = time.thread_time_ns() - begun
+        block.free()
+        return taken
+
     @contextmanager
     def entered(self) -> Iterator[tuple[Run, Read]]:
         frame = runtime.Frame(self.library, FRAME)
-        with self.placed() as block:
-            enter = self.batch.routine_address("cnp_enter")
+        with self.block() as block:
+            enter = self.batch.routine_address(ENTER)
             yield self.framed(frame, enter, block.code_address + self.batch.offsets()[0])
+
+
+def left(kind: int, trap: int, frame: int, op: int) -> int:
+    """The workload only returns."""
+    raise CnpError(f"the workload left at operation {op}: kind {kind}, trap {trap}", tool="cnp")
 
 
 class BatchCold(Batch):
@@ -254,7 +314,7 @@ class BatchCold(Batch):
 
     def emit(self, times: int) -> None:
         for _ in range(times):
-            with self.placed():
+            with self.block():
                 pass
 
 
@@ -271,6 +331,13 @@ class PurePython(Framed):
             asm = self.vocabulary.assembler()
             append(asm, self.records)
             self.size = own_bytes(patch.encode(asm.close(), BASE))
+
+    def first_call(self) -> float:
+        begun = time.thread_time_ns()
+        asm = self.vocabulary.assembler()
+        append(asm, self.records)
+        asm.build()[FUNCTION].callable(SIGNATURE)(0)
+        return time.thread_time_ns() - begun
 
     @contextmanager
     def entered(self) -> Iterator[tuple[Run, Read]]:
@@ -377,11 +444,11 @@ class Llvm(Job):
         self.size = text_size(self.made)
 
     @contextmanager
-    def entered(self) -> Iterator[tuple[Run, Read]]:
+    def placed(self) -> Iterator[int]:
         engine = self.llvm.create_mcjit_compiler(self.llvm.parse_assembly(""), self.machine())
         engine.add_object_file(self.llvm.ObjectFileRef.from_data(self.made))
         engine.finalize_object()
-        yield self.called(engine.get_function_address(FUNCTION))
+        yield int(engine.get_function_address(FUNCTION))
 
 
 def text_size(made: bytes) -> int:
