@@ -56,11 +56,11 @@ def features() -> Check:
 
 
 def core() -> Check:
-    """The compiled core."""
+    """Whether the core in C does the work, or Python."""
     if native.available:
-        return Check("core", OK, "cnp._core, compiled")
-    advice = "pure Python does its work, slowly; install a C compiler and build cnp again to have it"
-    return Check("core", MISSING, native.reason, advice)
+        return Check("core", OK, "in C: cnp._core, compiled")
+    advice = "everything works, slowly; install a C compiler and build cnp again for the core in C"
+    return Check("core", MISSING, f"pure Python does its work: {native.reason}", advice)
 
 
 def memory() -> Check:

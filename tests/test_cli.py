@@ -258,7 +258,7 @@ def test_doctor_tries_everything() -> None:
     states = {
         line.split()[1]: line.split()[0] for line in result.stdout.splitlines() if not line.startswith(" ")
     }
-    assert set(states) == {"cnp", "core", "memory", "clang", *targets.TARGETS}
+    assert set(states) == {"cnp", "processor", "core", "memory", "clang", *targets.TARGETS}
     assert {states[name] for name in targets.TARGETS} == {"ok"}
     assert "generated code runs" in result.stdout
 
