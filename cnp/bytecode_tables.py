@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from cnp import emit
@@ -15,6 +17,7 @@ from cnp.bytecode_rules import (
     Call,
     Firsts,
     Goal,
+    Jump,
     Map,
     Number,
     Pool,
@@ -59,6 +62,8 @@ class Tables:
         #: operations of an instruction at most, those of a function's beginning included
         self.steps = max((len(rule.steps) or rule.most for rule in self.each), default=0) + self._begins()
         self._keep: list[Any] = []
+        self._recipes = threading.local()
+        self._uncleared = self.ffi.new_allocator(should_clear_after_alloc=False)
         self.evidence = self.ffi.new("struct cnp_evidence *")
         self.table = self.ffi.new("struct cnp_bytecode *", self._head())
         status = self.lib.cnp_bytecode_valid(self.table, self.evidence)
@@ -87,13 +92,30 @@ class Tables:
             words[opcode] = rules[0].words if rules else 1
         return {
             "size": bytecode.size, "big_endian": bytecode.big, "opcode": self.numbers[bytecode.opcode],
-            "frame": bytecode.frame, "begin": begin, "begins": len(functions.begin) if functions else 0, "join": join,
+            "hint": self._hint(), "frame": bytecode.frame, "begin": begin, "begins": len(functions.begin) if functions else 0, "join": join,
             "first": self._array("uint32_t", first), "words": self._array("uint8_t", bytes(words)),
             "pools_count": len(bytecode.pools),
             **{name: self._array(f"struct cnp_{kind}", self._rows[name]) for name, kind in zip(ROWS, (
                 "bits", "span", "limit", "mapped", "source", "step", "rule"), strict=True)},
             **{f"{name}_count": len(rows) for name, rows in self._rows.items()},
         }  # fmt: skip
+
+    def _hint(self) -> int:
+        """The bit of the first word that decides most: the sign of the field in which most jumps say how far they go."""
+        fields = [self.bytecode.bits(rule.goes.field) for rule in self.each if isinstance(rule.goes, Jump)]
+        signs = Counter(bits.at + bits.width - 1 for bits in fields if bits.signed and not bits.word)
+        return signs.most_common(1)[0][0] if signs else 0
+
+    def places(self, words: int) -> Any:
+        """`struct cnp_place`s, with anything in them."""
+        return self._uncleared("struct cnp_place[]", words)
+
+    def recipes(self) -> Any:
+        """`struct cnp_recipe`s of this thread."""
+        found = getattr(self._recipes, "rows", None)
+        if found is None:
+            found = self._recipes.rows = self.ffi.new("struct cnp_recipe[]", self.lib.CNP_RECIPES)
+        return found
 
     # ---- rows
 
@@ -175,7 +197,7 @@ class Translation:
 
     def __init__(self, tables: Tables, code: bytes, pools: Pools) -> None:
         self.tables, self.code = tables, code
-        self._places = tables.ffi.new("struct cnp_place[]", tables.bytecode.words_of(code))
+        self._places, self._given = tables.places(tables.bytecode.words_of(code)), False
         run = Run(tables, code, pools, self._places)
         run.check(tables.lib.cnp_bytecode_check(tables.table, run.job, run.evidence))
         self.functions, self.most = int(run.job.functions), int(run.job.most)
@@ -198,8 +220,11 @@ class Translation:
     def _run(
         self, tables: Tables, code: bytes, pools: Pools, firsts: Firsts, room: Any, most: int
     ) -> Translated:
-        ffi, places = tables.ffi, tables.ffi.new("struct cnp_place[]", len(self._places))
-        ffi.memmove(places, self._places, ffi.sizeof(places))
+        ffi, places = tables.ffi, self._places
+        if self._given:  # to what was made before, whose positions they are
+            places = tables.places(len(places))
+            ffi.memmove(places, self._places, ffi.sizeof(places))
+        self._given = True
         run = Run(tables, code, pools, places)
         job, begins = run.job, ffi.new("struct cnp_begin[]", self.functions)
         job.first_position, job.first_label = firsts.position, firsts.label
@@ -224,6 +249,7 @@ class Run:
         self._rows, held = self._pool_rows()
         self._held = [tables.ffi.from_buffer(code), *held]
         job.code, job.words, job.places = self._held[0], len(places), places
+        job.recipes = tables.recipes()
         if pools:
             job.pools = self._rows
 

@@ -8,15 +8,34 @@
 
 /* ---- the table */
 
+/* A record is read once: what is looked at is what is kept, whoever changes the caller's memory meanwhile. */
+
 #if defined(__SSE2__)
 
-static inline __m128i load(const void *from) { return _mm_loadu_si128(from); }
+struct held { __m128i low, high; };
 
-/* What the table of its shape says of a record; SCAN: nothing. words_at: its words; limit: the last slot of the frame. */
-static inline unsigned look(const struct shape *shape, const uint8_t *words_at, uint32_t limit)
+static inline __m128i load(const void *from) { return _mm_loadu_si128(from); }
+static inline struct held hold(const uint8_t *from) { return (struct held){load(from), load(from + 16)}; }
+static inline uint32_t op_of(const struct held *held) { return (uint32_t)_mm_cvtsi128_si32(held->low) & 0xFFFF; }
+static inline uint32_t kinds_of(const struct held *held)
 {
-    __m128i a = load(words_at), b = load(words_at + 8), c = _mm_unpackhi_epi32(a, b);
-    __m128i words = _mm_castps_si128(_mm_shuffle_ps(_mm_castsi128_ps(a), _mm_castsi128_ps(c), _MM_SHUFFLE(3, 0, 1, 0)));
+    return (uint32_t)_mm_cvtsi128_si32(_mm_shuffle_epi32(held->low, _MM_SHUFFLE(1, 1, 1, 1)));
+}
+static inline bool is_negative(const struct held *held) /* its wide number */
+{
+    return _mm_movemask_ps(_mm_castsi128_ps(held->high)) >> 3;
+}
+static inline void put_held(struct cnp_record *record, const struct held *held)
+{
+    _mm_storeu_si128((__m128i *)(void *)record, held->low);
+    _mm_storeu_si128((__m128i *)(void *)record + 1, held->high);
+}
+
+/* What the table of its shape says of a record; SCAN: nothing. limit: the last slot of the frame. */
+static inline unsigned look(const struct shape *shape, const struct held *held, uint32_t limit)
+{
+    __m128i words = _mm_castps_si128(
+        _mm_shuffle_ps(_mm_castsi128_ps(held->low), _mm_castsi128_ps(held->high), _MM_SHUFFLE(3, 0, 3, 2)));
     __m128i same = _mm_cmpeq_epi32(words, _mm_shuffle_epi32(words, _MM_SHUFFLE(3, 0, 2, 1)));
     __m128i odd = _mm_cmpgt_epi32(_mm_and_si128(words, load(shape->low)), _mm_setzero_si128());
     words = _mm_xor_si128(words, _mm_set1_epi32(INT32_MIN));
@@ -31,14 +50,26 @@ static inline unsigned look(const struct shape *shape, const uint8_t *words_at, 
 
 #else
 
-static inline unsigned look(const struct shape *shape, const uint8_t *words_at, uint32_t limit)
+struct held { struct cnp_record record; };
+
+static inline struct held hold(const uint8_t *from)
 {
-    uint32_t words[6];
-    memcpy(words, words_at, sizeof words);
+    struct held held;
+    memcpy(&held.record, from, sizeof held.record);
+    return held;
+}
+static inline uint32_t op_of(const struct held *held) { return held->record.op; }
+static inline uint32_t kinds_of(const struct held *held) { return held->record.kinds; }
+static inline bool is_negative(const struct held *held) { return held->record.word[5] < 0; }
+static inline void put_held(struct cnp_record *record, const struct held *held) { *record = held->record; }
+
+static inline unsigned look(const struct shape *shape, const struct held *held, uint32_t limit)
+{
+    const int32_t *words = held->record.word;
     unsigned place = 0;
     bool odd = false;
     for (unsigned lane = 0; lane < 4; lane++) {
-        uint32_t word = words[LANES[lane]];
+        uint32_t word = (uint32_t)words[LANES[lane]];
         for (unsigned b = 0; b < 3; b++)
             place |= (unsigned)(word < (shape->bound[b][lane] ^ TURN)) << (4 * b + lane);
         odd |= word > (shape->slots[lane] ? limit : shape->limit[lane] ^ TURN) || word & shape->low[lane];
@@ -242,48 +273,47 @@ static int append_one(struct cnp_program *program, uint32_t offset, struct cnp_e
 
 /* ---- many records */
 
-/* From anywhere, also from its own place: what was written into the room of a program. */
-static inline void copy_record(struct cnp_record *to, const uint8_t *from)
-{
-    struct cnp_record record;
-    memcpy(&record, from, sizeof record);
-    *to = record;
-}
-
-/* Append records until one has to be looked at more closely. `count` of them end below 2^32 bytes of code if they are no
-   longer than LARGEST; there is room. */
-static void append_quickly(struct cnp_program *program, const uint8_t *from, size_t count)
+/* Take records over and choose for them, until one has to be looked at more closely; how many were chosen for. The one
+   behind them is taken over too, if it is among `count`. */
+static size_t choose_quickly(const struct cnp_program *program, const uint8_t *from, size_t count, const struct choice **chosen)
 {
     _Atomic(struct shape *) const *const shapes = program->library->shapes;
     const uint32_t limit = program->limit - 8, operations = program->library->tables.operations_count;
     struct cnp_record *record = program->records + program->count;
-    uint32_t *at = program->starts + program->count, offset = *at;
-    const struct variant **variant = program->variants + program->count;
-    struct jump *const jumps = program->jumps.data, *const jumps_end = jumps + program->jumps.room;
-    struct jump *jump = jumps + program->jumps.count;
-    uint32_t position = (uint32_t)program->count;
-    const uint32_t end = position + (uint32_t)count;
-    uint64_t bound = program->hot_bound;
-    for (; position < end && jump < jumps_end; position++, record++, from += sizeof *record) {
-        uint16_t op;
-        uint32_t kinds, upper, goal;
-        memcpy(&op, from, sizeof op);
-        memcpy(&kinds, from + offsetof(struct cnp_record, kinds), sizeof kinds);
-        memcpy(&upper, from + WORD_AT(5), sizeof upper);
-        const struct shape *shape = LIKELY(op < operations) ? shape_among(&shapes[op], kinds) : NULL;
+    size_t i = 0;
+    for (; i < count; i++, from += sizeof *record) {
+        const struct held held = hold(from);
+        const uint32_t op = op_of(&held);
+        put_held(record++, &held);
+        const struct shape *shape = LIKELY(op < operations) ? shape_among(&shapes[op], kinds_of(&held)) : NULL;
         if (UNLIKELY(!shape))
             break;
-        const struct choice *choice = &shape->choice[look(shape, from + WORD_AT(0), limit)];
-        if (UNLIKELY(choice->closer & (ALWAYS | upper >> 31 << 1)))
+        const struct choice *choice = &shape->choice[look(shape, &held, limit)];
+        if (UNLIKELY(choice->closer & (ALWAYS | is_negative(&held) << 1)))
             break;
-        const struct variant *near = choice->near;
-        copy_record(record, from);
+        chosen[i] = choice;
+    }
+    return i;
+}
+
+/* What follows from the choices. There is room for a jump more than there are records, and they end below 2^32 bytes of
+   code. */
+static void append_chosen(struct cnp_program *program, const struct choice *const *chosen, size_t count)
+{
+    struct cnp_record *record = program->records + program->count;
+    uint32_t *at = program->starts + program->count, offset = *at, position = (uint32_t)program->count;
+    const struct variant **variant = program->variants + program->count;
+    struct jump *const jumps = program->jumps.data, *jump = jumps + program->jumps.count;
+    uint64_t bound = program->hot_bound;
+    for (size_t i = 0; i < count; i++, record++, position++) {
+        const struct choice *choice = chosen[i];
+        uint32_t goal;
         record->form = choice->form;
-        *variant++ = near;
+        *variant++ = choice->near;
         *at++ = offset;
         offset += choice->size, bound += choice->bound;
-        memcpy(&goal, from + choice->target, sizeof goal); /* a jump is noted in any case, and stays if there is one */
-        jump->near = near, jump->op = position, jump->goal = goal, jump->label = NONE;
+        memcpy(&goal, (const uint8_t *)record + choice->target, sizeof goal);
+        *jump = (struct jump){choice->near, position, goal, NONE, 0}; /* noted in any case; it stays if there is one */
         jump = (struct jump *)((char *)jump + choice->jump);
     }
     *at = offset;
@@ -307,17 +337,18 @@ int cnp_append(struct cnp_program *program, const void *records, size_t count, s
         program->starts[0] = 0;
     const bool framed = program->functions.count && program->limit >= 8;
     while (program->count - before < count && !status) {
+        const struct choice *chosen[TOGETHER];
         size_t left = count - (program->count - before), most = (NONE - program->starts[program->count]) / LARGEST;
-        if (!reserve(program->library, &program->jumps, sizeof(struct jump), 1))
-            status = fail(evidence, CNP_NO_MEMORY, program->count, 0);
-        else if (framed)
-            append_quickly(program, from, left < most ? left : most);
+        size_t tried = left < TOGETHER ? left : TOGETHER, found = 0;
+        if (!reserve(program->library, &program->jumps, sizeof(struct jump), TOGETHER + 1))
+            return *done = program->count - before, fail(evidence, CNP_NO_MEMORY, program->count, 0);
         from = (const uint8_t *)records + (program->count - before) * sizeof(struct cnp_record);
-        if (!status && program->count - before < count) {
-            copy_record(&program->records[program->count], from);
+        if (framed && most >= tried)
+            append_chosen(program, chosen, found = choose_quickly(program, from, tried, chosen));
+        else
+            put_held(&program->records[program->count], &(struct held[]){hold(from)}[0]);
+        if (found < tried)
             status = append_one(program, program->starts[program->count], evidence);
-            from += sizeof(struct cnp_record);
-        }
     }
     *done = program->count - before;
     return status;

@@ -12,6 +12,11 @@
 #define MOST_WORDS ((size_t)1 << 28)
 #define MOST_RECORDS ((size_t)1 << 28)
 
+/* Instructions by recipes, where they have any (recipes.c). */
+static bool check_quickly(const struct cnp_bytecode *b, struct cnp_translation *t, size_t index, int *status,
+                          struct cnp_evidence *evidence);
+static bool translate_quickly(const struct cnp_bytecode *b, struct cnp_translation *t);
+
 /* ---- fields */
 
 struct words { uint64_t word[2]; };
@@ -195,7 +200,9 @@ int cnp_bytecode_check(const struct cnp_bytecode *b, struct cnp_translation *t, 
     for (size_t i = 0; i < t->words; i++) {
         if (t->places[i].rule == NONE)
             continue;
-        int status = check_one(b, t, i, opcode_at(b, t, i), evidence);
+        int status;
+        if (!t->recipes || !check_quickly(b, t, i, &status, evidence))
+            status = check_one(b, t, i, opcode_at(b, t, i), evidence);
         if (status)
             return status;
         if (t->most > MOST_RECORDS)
@@ -370,18 +377,23 @@ static size_t width_of(const struct cnp_translation *t, size_t index)
     return index + 1 < t->words && t->places[index + 1].rule == NONE ? 2 : 1;
 }
 
+/* The instruction that a jump goes to. false: there is none, so this is not the program that was checked. */
+static bool goal_of_jump(const struct cnp_bytecode *b, const struct cnp_translation *t, const struct cnp_rule *rule,
+                         const struct words *words, size_t index, size_t *goal)
+{
+    int64_t byte = goes_to(b, rule, words, index);
+    *goal = (size_t)byte / b->size;
+    return byte >= 0 && *goal < t->words && t->places[*goal].rule != NONE;
+}
+
 /* The records of an instruction. CNP_WRONG_TIME: this is not the program that was checked. */
 static int translate_one(const struct cnp_bytecode *b, struct cnp_translation *t, const struct cnp_rule *rule, size_t index,
                          struct cnp_evidence *evidence)
 {
     struct words words = read_words(b, t, index);
     size_t goal = 0;
-    if (rule->goes != CNP_GOES_ON) {
-        int64_t byte = goes_to(b, rule, &words, index);
-        goal = (size_t)byte / b->size;
-        if (byte < 0 || goal >= t->words || t->places[goal].rule == NONE)
-            return fail(evidence, CNP_WRONG_TIME, index, 0); /* it is not the program that was checked */
-    }
+    if (rule->goes != CNP_GOES_ON && !goal_of_jump(b, t, rule, &words, index, &goal))
+        return fail(evidence, CNP_WRONG_TIME, index, 0);
     return put_steps(b, t, rule->step, rule->steps, &words, goal) ? CNP_OK : fail(evidence, CNP_WRONG_TIME, index, 0);
 }
 
@@ -390,6 +402,8 @@ int cnp_bytecode_translate(const struct cnp_bytecode *b, struct cnp_translation 
     if (!t->index && !t->asked)
         begin_program(b, t);
     while (t->index < t->words) {
+        if (t->recipes && !t->asked && translate_quickly(b, t))
+            continue;
         size_t index = t->index;
         struct cnp_place *place = &t->places[index];
         const struct cnp_rule *rule = &b->rules[place->rule & ~CALLED];

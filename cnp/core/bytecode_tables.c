@@ -115,7 +115,7 @@ int cnp_bytecode_valid(const struct cnp_bytecode *b, struct cnp_evidence *eviden
     EACH_ROW(rules, valid_rule(b, &b->rules[n]))
     if (b->opcode >= b->fields_count || b->fields[b->opcode].word || b->fields[b->opcode].width > 16 ||
         b->fields[b->opcode].is_signed || b->frame % 8 || b->frame > INT32_MAX || b->join > 0x10000 ||
-        !in(b->begin, b->begins, b->steps_count))
+        b->hint >= 8 * b->size || !in(b->begin, b->begins, b->steps_count))
         return bad(evidence, "bytecode", 0);
     for (uint32_t s = b->begin; s < b->begin + b->begins; s++)
         if (!valid_step(b, &b->steps[s], NULL))

@@ -366,7 +366,8 @@ static bool describe(struct cnp_library *library, const struct operation *op, st
     struct variant *near = &op->variants[2 * form];
     if (!make_turns(library, near, f, &f->block[0][0]) || !make_turns(library, near + 1, f, &f->block[1][0]))
         return false;
-    *choice = (struct choice){.near = near, .form = (uint16_t)form, .plain = f->plain, .size = near->size, .bound = f->bound};
+    *choice = (struct choice){.near = near, .form = (uint16_t)form, .plain = f->plain, .size = near->size, .bound = f->bound,
+                              .target = WORD_AT(0)};
     for (uint32_t i = 0; i < f->block[0][0].holes && f->plain; i++)
         if (f->block[0][0].hole[i].what == CNP_WHAT_TARGET)
             choice->jump = sizeof(struct jump), choice->target = WORD_AT(f->block[0][0].hole[i].index);

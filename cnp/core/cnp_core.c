@@ -11,4 +11,5 @@
 #include "relax.c"
 #include "patch.c"
 #include "bytecode.c"
+#include "recipes.c"
 #include "bytecode_tables.c"

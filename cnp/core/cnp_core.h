@@ -294,9 +294,10 @@ struct cnp_rule {
 
 /* size: bytes of a word. opcode: a field of the first word with at most 16 bits; value v has the rules first[v] …
    first[v + 1] and, if it has any, words[v] words. frame: bytes of slots of each function, 0: the bytecode has none. begin:
-   steps where a function begins, of constants; join: the operation that jumps there from the instruction before, + 1. */
+   steps where a function begins, of constants; join: the operation that jumps there from the instruction before, + 1. hint:
+   a bit of the first word that often decides between rules, such as the sign of a distance. */
 struct cnp_bytecode {
-    uint32_t size, big_endian, opcode, frame, begin, begins, join;
+    uint32_t size, big_endian, opcode, frame, begin, begins, join, hint;
     const struct cnp_bits *fields;
     const struct cnp_span *spans;
     const struct cnp_limit *limits;
@@ -329,7 +330,20 @@ enum cnp_fault {
 struct cnp_place { uint32_t rule, at; };                 /* of each word: the core's */
 struct cnp_begin { uint32_t index, position; };          /* a function: its instruction, its first operation */
 
-/* A program under translation. What is given: code, of `words` words; pools; room for as many places; first_position,
+/* What becomes of instructions that are alike (recipes.c). CNP_RECIPES of them are memory that the core uses as it likes:
+   zeroed before it is first given, then for one bytecode and one thread at a time. */
+enum { CNP_RECIPES = 1024 };
+struct cnp_filled { int64_t base, scale; uint8_t up, down, is_signed, operand; };
+struct cnp_recipe {
+    uint64_t zero, some;
+    uint32_t key, rule;
+    struct cnp_record record;
+    struct cnp_filled filled[2];
+    uint8_t target, ready;
+};
+
+/* A program under translation. What is given: code, of `words` words; pools; recipes, or NULL, which takes longer; room for as
+   many places; first_position,
    first_label: position of its first operation, label of its first function, those of the others follow. Then
    cnp_bytecode_check says how many records it becomes at most and how many functions it has, for which there has to be
    room when cnp_bytecode_translate is called (room: that of the records); count: records that were written. Where index and
@@ -338,6 +352,7 @@ struct cnp_translation {
     const void *code;
     size_t words;
     const struct cnp_pool *pools;
+    struct cnp_recipe *recipes;
     struct cnp_place *places;
     uint32_t first_position, first_label;
     struct cnp_record *records;

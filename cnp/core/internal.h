@@ -16,12 +16,15 @@ __extension__ typedef __int128 wide; /* sums of an address, an addend and a plac
 
 #define LIKELY(x) __builtin_expect(!!(x), 1)
 #define UNLIKELY(x) __builtin_expect(!!(x), 0)
+#define NOINLINE __attribute__((noinline))
+#define INLINE static inline __attribute__((always_inline))
 #define NONE 0xFFFFFFFFu
 #define REGION 0x10000000u
 #define ROUNDS 16        /* of the layout without a margin */
 #define SHORT_CODE 32    /* bytes that are copied whatever the length is */
 #define FAST 3           /* holes that are filled, and registers that are, whatever there are */
 #define TURNED 16        /* bytes of code in which fields of registers are filled at once */
+#define TOGETHER 64      /* records that are chosen for before the choices are used */
 #define STRIDE 16        /* offsets that are moved at a time; behind the last one there is room for as many */
 #define BLOCK 512        /* operations that are written before their jumps are */
 #define AHEAD 24         /* jumps whose goals are fetched before they are looked at: these lie anywhere */
@@ -106,7 +109,7 @@ struct choice {
     uint8_t adjust;  /* the same of numbers that have to be written in another way */
     uint8_t plain;
     uint8_t jump;    /* bytes of a struct jump, if it is a plain one */
-    uint8_t target;  /* where the operand that a plain jump goes to lies in a record; of others anywhere */
+    uint8_t target;  /* where the operand that a plain jump goes to lies in a record; of others anywhere among its words */
 };
 enum { ALWAYS = 1, NEGATIVE = 2 };
 #define CHOICES 254

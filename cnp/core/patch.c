@@ -166,7 +166,7 @@ static inline void turn(uint64_t *words, const uint8_t *pattern)
 }
 
 /* The same as copy_exactly with copies of a fixed size, which may go on behind it. */
-static inline void copy_quickly(const struct variant *v, const struct cnp_record *record, uint8_t *to)
+INLINE void copy_quickly(const struct variant *v, const struct cnp_record *record, uint8_t *to)
 {
     _Static_assert(FAST == 3 && TURNED == 16 && SHORT_CODE >= TURNED, "a store for each fast hole, a pattern for each register");
     if (!v->turns) {
