@@ -114,9 +114,9 @@ def run(
     mem: str | None,
     unchecked: bool,
 ) -> None:
-    """Run a program: compiled, or interpreted; on this machine, or another one in an emulator.
+    """Run an eBPF or Brainfuck program, compiled or interpreted.
 
-    An ELF object, or a file that ends in .o, .bin or .bpf, is eBPF: r0 is printed in hex. Anything else is Brainfuck.
+    It runs on this machine, or on another one in an emulator. An ELF object, or a file that ends in .o, .bin or .bpf, is eBPF: r0 is printed in hex. Anything else is Brainfuck.
     """
     from cnp.ebpf import command
 
@@ -147,7 +147,7 @@ def run_brainfuck(
 @cli.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
 def build(options: tuple[str, ...]) -> None:
-    """Build stencil files from C: the same as build_stencils.py, with the same options (see cnp build --help)."""
+    """Build stencil files from C, as build_stencils.py does."""
     from cnp.build import command
 
     click.get_current_context().exit(command.main(options))
@@ -159,7 +159,10 @@ def build(options: tuple[str, ...]) -> None:
 @click.option("--as", "language", type=click.Choice(LANGUAGES), required=True)
 @click.option("--out", type=click.Path(dir_okay=False), help="(default: stdout)")
 def export(library: str, target: str | None, language: str, out: str | None) -> None:
-    """Print a stencil table for runtimes in other languages (docs/export.md), or for the core in C (docs/using-from-c.md)."""
+    """Print a stencil table for another language.
+
+    It is for runtimes in these languages (docs/export.md), or for the core in C (docs/using-from-c.md).
+    """
     from cnp import export as tables
     from cnp.export_core import to_core
 
@@ -250,7 +253,7 @@ def print_table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]
 @click.option("--library", default="ops", show_default=True, metavar="NAME_OR_FILE")
 @target_option
 def dump(operation: str, library: str, target: str | None) -> None:
-    """Show the code of an operation: blocks, disassembly, and what goes into each hole."""
+    """Show an operation's code: blocks, instructions, holes."""
     from cnp import show
 
     for line in show.dump(find_library(library, target), operation):

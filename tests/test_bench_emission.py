@@ -331,6 +331,16 @@ def test_the_page_needs_nothing_else(native: Native, tmp_path: Path) -> None:
         assert f"<h2>{title}</h2>" in page
 
 
+def test_no_page_without_matplotlib(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It says so before it measures."""
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setattr(emission, "run", lambda *_, **__: pytest.fail("it measures"))
+    out = str(tmp_path / "page.html")
+    done: Result = click_testing.CliRunner().invoke(cli, ["bench", "report", "--out", out])
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr == "error: this command needs matplotlib.figure: pip install 'cnp[bench]'\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [

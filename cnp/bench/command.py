@@ -23,7 +23,7 @@ COLUMNS = (
 
 @click.group()
 def bench() -> None:
-    """Measure how good the generated code is."""
+    """Measure how good the code is, and how fast it is made."""
 
 
 @bench.command()
@@ -37,7 +37,11 @@ def bench() -> None:
     help="how often each implementation runs; a time is the median",
 )
 def quality(as_json: bool, names: Sequence[str], rounds: int) -> None:
-    """Kernels written with the portable operations, beside the same in C, in assembly by hand, and interpreted."""
+    """How good code is: kernels beside C, assembly, interpreters.
+
+    The kernels are written with the portable operations; beside them run the same in C, in assembly by hand, and
+    interpreted.
+    """
     from cnp.bench.kernels import KERNELS
     from cnp.bench.quality import GOALS, run
 

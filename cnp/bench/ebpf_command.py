@@ -30,7 +30,10 @@ COLUMNS = (
     help="how often each implementation runs; a time is the median",
 )
 def ebpf(as_json: bool, rounds: int) -> None:
-    """C compiled to eBPF and run here, beside the same C compiled for this machine; how fast eBPF is compiled."""
+    """How good and how fast eBPF is, beside C for this machine.
+
+    The same C is compiled to eBPF, which is run here, and for this machine. How fast eBPF is compiled is shown, too.
+    """
     from cnp.bench import ebpf as contest
 
     rows: list[Row] = []

@@ -50,7 +50,10 @@ def named(context: click.Context, option: click.Parameter, given: Sequence[str])
 @click.option("--most", type=click.IntRange(10), default=10_000_000, show_default=True, help="the largest N")
 @click.option("--rounds", type=click.IntRange(LEAST_ROUNDS), default=LEAST_ROUNDS, show_default=True, help="a time is the median")  # fmt: skip
 def emission(as_json: bool, others: list[tuple[str, str]], all_sizes: bool, most: int, rounds: int) -> None:
-    """How fast code is made: the same program by cnp, by an assembler written by hand, by keystone, by LLVM."""
+    """How fast code is made, beside other assemblers.
+
+    The same program is made by cnp, by an assembler written by hand, by keystone, by LLVM, as far as they are installed.
+    """
     from cnp.bench import emission as contest
     from cnp.bench import extremes
     from cnp.bench.external import external
@@ -80,7 +83,10 @@ def emission(as_json: bool, others: list[tuple[str, str]], all_sizes: bool, most
 )
 @click.option("--most", type=click.IntRange(10), default=1_000_000, show_default=True, help="the largest N")
 def report(out: Path, others: list[tuple[str, str]], most: int) -> None:
-    """Write the figures of emission as one HTML page with tables and plots."""
+    """Write what emission says as an HTML page with plots.
+
+    The page needs no other file.
+    """
     from cnp.bench import emission as contest
     from cnp.bench import extremes
     from cnp.bench import report as written
@@ -89,6 +95,7 @@ def report(out: Path, others: list[tuple[str, str]], most: int) -> None:
     from cnp.bench.native import Native
     from cnp.bench.tools import all_tools
 
+    written.figure(1, 1)  # where matplotlib is missing this ends here, not after minutes
     tools = [*all_tools(), *(external(name, command) for name, command in others)]
     sizes = [n for n in contest.SIZES if n <= most]
     with tempfile.TemporaryDirectory(prefix="cnp-") as scratch:

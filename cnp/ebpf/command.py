@@ -97,7 +97,10 @@ THERE = {number: f"cnp_ebpf_{helper.__name__}" for number, helper in HELPERS.ite
 @click.option("--unchecked", is_flag=True, help="trust the program's loads and stores")
 @click.option("--target", metavar="T", help="run in an emulator (default: on this machine)")
 def plugin(memory: str, compiled: bool, unchecked: bool, target: str | None) -> None:
-    """Run the program on standard input on MEMORY, both as hex bytes; print r0. For bpf_conformance_runner."""
+    """Run eBPF as bpf_conformance_runner asks for it.
+
+    The program comes on standard input; it and MEMORY are hex bytes. r0 is printed.
+    """
     code = of_hex(sys.stdin.read(), "the program")
     program = Program(code, helpers=HELPERS, unwind=UNWIND)
     r0 = result(program, of_hex(memory, "the memory"), target, not compiled, unchecked)
