@@ -116,7 +116,8 @@ def run(
 ) -> None:
     """Run an eBPF or Brainfuck program, compiled or interpreted.
 
-    It runs on this machine, or on another one in an emulator. An ELF object, or a file that ends in .o, .bin or .bpf, is eBPF: r0 is printed in hex. Anything else is Brainfuck.
+    It runs on this machine, or on another one in an emulator. An ELF object, or a file that ends in .o, .bin or .bpf, is
+    eBPF: r0 is printed in hex. Anything else is Brainfuck.
     """
     from cnp.ebpf import command
 
