@@ -4,6 +4,7 @@ command prints, and other people's assemblers."""
 from __future__ import annotations
 
 import hashlib
+import html
 import importlib.util
 import json
 import re
@@ -22,7 +23,7 @@ from cnp.bench.clang import LEVELS, clang_tools
 from cnp.bench.emission import GOALS, Pace, Row
 from cnp.bench.external import external
 from cnp.bench.extremes import Figure
-from cnp.bench.native import Buffer, Native, Program, by_hand
+from cnp.bench.native import Buffer, Native, Program, by_hand, compiler_version
 from cnp.bench.tools import BASE, COLD, HAND, WARM, Batch, Job, Tool, all_tools
 from cnp.bench.workload import Kind
 from cnp.errors import CnpError, ToolError
@@ -323,6 +324,7 @@ def test_the_page_needs_nothing_else(native: Native, tmp_path: Path) -> None:
     page = out.read_text()
     assert page.count("<svg") == page.count("</svg>") == 4
     assert not re.search(r"(?:src|href)=[\"'](?!#)", page)
+    assert html.escape(compiler_version()) in page
     for name in [*names(), "interpreter in C", "clang -O0", "clang -O2"]:
         assert f"<td>{name}</td>" in page
     for goal in GOALS:

@@ -37,6 +37,11 @@ def compiler() -> list[str]:
     raise ToolError("cnp bench emission compiles its opponent: install a C compiler, or pip install 'cnp[build]'", tool="cc")  # fmt: skip
 
 
+def compiler_version() -> str:
+    """What that compiler calls itself."""
+    return toolchain.run([*compiler(), "--version"]).splitlines()[0]
+
+
 class Native:
     """emission.c and the assembler as functions. folder: where they are compiled, which may go afterwards.
 

@@ -20,7 +20,7 @@ from typing import Any
 from cnp import runtime, targets
 from cnp.bench.emission import Contest, Row
 from cnp.bench.extremes import Figure
-from cnp.bench.native import Native, by_hand
+from cnp.bench.native import Native, by_hand, compiler_version
 from cnp.bench.opponents import FOLDER
 from cnp.bench.tools import COLD, TRIES, WARM, Tool, median_time
 from cnp.build.driver import header_folder
@@ -262,7 +262,8 @@ def page(
     """The whole page. columns, cells: the table of emission; remarks: on it."""
     size = 1000 if any(row.n == 1000 for row in rows) else max(row.n for row in rows)
     lengths = [(r.tool, r.bytes_per_op) for r in rows if r.n == size and r.tool not in (WARM, COLD)]
-    versions = [(tool.name, tool.known_version or "-") for tool in tools]
+    versions = [(tool.name, tool.known_version) for tool in tools if tool.known_version]
+    versions.append(("C, by hand and interpreted", compiler_version()))
     about = f"Python {sys.version.split()[0]}, {platform.system()}, {html.escape(processor())}"
     parts = [
         "<!doctype html><html lang='en'><meta charset='utf-8'><title>How fast cnp makes code</title>",
