@@ -12,6 +12,14 @@ and in between nobody knows them but the compositions: bodies see the frame thro
 callee has a header of its own. So a composition needs no scratch register and changes nothing that others may
 look at. A register that the target does not have lives in its home; that one is never borrowed.
 
+A number may also go by way of a register, where that is cheaper and the operation can only go on: the register of
+the result, if no input is there, or another one, whose value lies in its home meanwhile.
+
+    i64_add   r[1], r[2], 1 << 40
+
+    i64_move  r[1], 1 << 40
+    i64_add   r[1], r[2], r[1]
+
 If the operation leaves, by a trap or an exit, the state is stored over what was parked. That is no loss:
 inputs were copied, an output is copied to its register only afterwards, so all registers are stored as they
 were; and what goes on from there is the interpreter, for which `Op.meant` has the operands as they were
@@ -27,6 +35,7 @@ vocabulary without them composes nothing.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -34,12 +43,14 @@ from cnp.choose import Chooser
 from cnp.library import Library
 from cnp.operands import ADDRESSES, Register, Slot, Value
 from cnp.program import Op, goes_on
-from cnp.stencil import Form, Operand, Operation
+from cnp.stencil import Form, Operand, Operation, What
 
 MOVES = {"f32": "f32_move", "float": "f32_move", "f64": "f64_move", "double": "f64_move"}
 INTEGER_MOVE = "i64_move"
 SMALL = {"i8": 8, "u8": 8, "i16": 16, "u16": 16, "i32": 32, "u32": 32, "int": 32, "unsigned": 32}  #: bits
 INPUTS = ("in", "in/imm")
+GOALS = ("label", "table", "func")
+STAYS = (What.OPERAND, What.NEXT, What.BLOCK, What.DATA, What.LITERAL)  #: holes of code that can only go on
 
 
 class Cost(NamedTuple):
@@ -66,6 +77,13 @@ def valued(ctype: str, operand: object) -> bool:
     return bits is None or (isinstance(operand, int) and -(1 << bits - 1) <= operand < 1 << bits)
 
 
+def stays(form: Form) -> bool:
+    """Whether code can only go on with the operation that follows: it does not leave, jump or call."""
+    stencils = [form.near] if form.far is None else [form.near, form.far]
+    blocks = [block for stencil in stencils for block in stencil.blocks]
+    return goes_on(form) and all(hole.what in STAYS for block in blocks for hole in block.holes)
+
+
 class Composer:
     """Finds the cheapest composition."""
 
@@ -83,7 +101,9 @@ class Composer:
         replaced, and of several ways the cheapest is taken."""
         places = [n for n, operand in enumerate(operands) if self._movable(operation, n, operand)]
         for count in range(1, len(places) + 1):
-            ways = (self._replaced(operation, operands, chosen) for chosen in combinations(places, count))
+            ways = [self._replaced(operation, operands, chosen) for chosen in combinations(places, count)]
+            if count == 1:
+                ways += [way for number in places for way in self._in_registers(operation, operands, number)]
             if found := [way for way in ways if way]:
                 return min(found, key=lambda ops: cost(ops)[:2])
         return None
@@ -127,6 +147,36 @@ class Composer:
         if choice is None or (after and not goes_on(choice[0])):
             return None
         return [*before.values(), Op(operation, *choice, None, self._meant(choice[1], meant, chosen)), *after]
+
+    def _in_registers(
+        self, operation: Operation, operands: tuple[object, ...], number: int
+    ) -> Iterator[list[Op] | None]:
+        """The operation with one of its numbers in a register: in that of the result, and in another one."""
+        declared = operation.operands[number]
+        elsewhere = any(other.kind in GOALS for other in operation.operands)
+        if elsewhere or isinstance(operands[number], (Register, Slot)):
+            return
+        bank = "f" if declared.ctype in MOVES else "r"
+        fitting = [register for register in self._homes if register.bank == bank]
+        for other, result in zip(operation.operands, operands, strict=True):
+            if other.kind == "out" and isinstance(result, Register) and operands.count(result) == 1:
+                yield self._in_register(operation, operands, number, result) if result in fitting else None
+        if lent := next((register for register in fitting if register not in operands), None):
+            moved, home = self._in_register(operation, operands, number, lent), self._homes[lent]
+            away, back = self._move(declared, home, lent, home), self._move(declared, lent, home, home)
+            yield [away, *moved, back] if moved and away and back else None
+
+    def _in_register(
+        self, operation: Operation, operands: tuple[object, ...], number: int, register: Register
+    ) -> list[Op] | None:
+        """The operation behind a move of one number to a register; None if it may do anything but go on."""
+        move = self._move(operation.operands[number], register, operands[number], self._homes[register])
+        places = (*operands[:number], register, *operands[number + 1 :])
+        _, choice = self._chooser.choose(operation, places)
+        if move is None or choice is None or not stays(choice[0]):
+            return None
+        meant = (*choice[1][:number], move.values[1], *choice[1][number + 1 :])
+        return [move, Op(operation, *choice, None, meant)]
 
     def _move(self, declared: Operand, to: object, source: object, place: Slot) -> Op | None:
         """The move of one operand. For the interpreter it moves the place to itself."""

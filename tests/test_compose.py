@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import struct
+from typing import Any
+
 import pytest
 
-from cnp import Label, OperandError, f, r, slot
-from cnp.assembler import Assembler, Slot, Value
+from cnp import Label, OperandError, f, library, r, slot
+from cnp.assembler import Assembler, Register, Slot, Value
+from cnp.foreign import Call, ForeignCode
+from cnp.library import Library
 from cnp.program import Op
-from tests.hand_made import HOME, vocabulary
+from cnp.stencil import Hole, Operation, What
+from tests.hand_made import HOME, JUMP, SLOT, R, built, form, operation, vocabulary
+from tests.reference import hole_word, references
+from tests.support import every_target, operations
 
 
 @pytest.fixture
@@ -63,12 +71,121 @@ def test_a_register_that_is_input_twice_is_moved_once(asm: Assembler) -> None:
 
 
 def test_an_immediate_lies_in_the_home_of_a_stranger(asm: Assembler) -> None:
-    """r0 and r1 are operands, r3 lives in its home: r2 lends its own."""
-    asm.op("i64_add", r[1], r[0], 1 << 40)
+    """r1 is an operand, r3 lives in its home: r0 lends its own."""
+    asm.op("i64_add", r[1], r[1], 1 << 40)
     assert text(asm.program.ops) == [
-        ("i64_move", home("r2"), 1 << 40),
-        ("i64_add", r[1], r[0], home("r2")),
+        ("i64_move", home("r0"), 1 << 40),
+        ("i64_add", r[1], r[1], home("r0")),
     ]
+
+
+def test_a_number_goes_by_way_of_the_result(asm: Assembler) -> None:
+    """It is no input, and shorter than a home. The interpreter does it at once."""
+    asm.op("i64_add", r[1], r[0], 1 << 40)
+    move, add = asm.program.ops
+    assert text([move, add]) == [("i64_move", r[1], 1 << 40), ("i64_add", r[1], r[0], r[1])]
+    assert move.interpreted == (home("r1"), home("r1"))
+    assert add.interpreted == (r[1], r[0], 1 << 40)
+
+
+def rare(leaves: bool = False) -> Operation:
+    """An operation whose form with a slot is long. leaves: it may trap."""
+    forms = [form(12, R, R, R), form(90, R, R, SLOT)]
+    if leaves:
+        trap = Hole(8, JUMP, What.LEAVE, 1, -4, 8)
+        blocks = [found.near.blocks[0] for found in forms]
+        blocks = [block._replace(holes=(*block.holes, trap)) for block in blocks]
+        forms = [
+            found._replace(near=found.near._replace(blocks=(block,)))
+            for found, block in zip(forms, blocks, strict=True)
+        ]
+    return operation(0, "i64_rare", "out u64 d, in u64 a, in/imm u64 b", *forms)
+
+
+def test_a_register_is_lent_where_that_is_shorter() -> None:
+    """Its value lies in its home meanwhile."""
+    asm = Assembler(Library(library.pack(built(rare())), "hand_made"))
+    asm.function("f", 64)
+    asm.op("i64_rare", r[1], r[1], 1 << 40)
+    assert text(asm.program.ops) == [
+        ("i64_move", home("r0"), r[0]),
+        ("i64_move", r[0], 1 << 40),
+        ("i64_rare", r[1], r[1], r[0]),
+        ("i64_move", r[0], home("r0")),
+    ]
+    assert [op.interpreted for op in asm.program.ops] == [
+        (home("r0"), home("r0")),
+        (home("r0"), home("r0")),
+        (r[1], r[1], 1 << 40),
+        (home("r0"), home("r0")),
+    ]
+
+
+@pytest.mark.parametrize("d", [r[1], r[2]])
+def test_no_register_changes_where_the_run_may_end(d: Register) -> None:
+    """A trap leaves the registers as they were: not with a number in one of them."""
+    asm = Assembler(Library(library.pack(built(rare(leaves=True))), "hand_made"))
+    asm.function("f", 64)
+    asm.op("i64_rare", d, r[1], 1 << 40)
+    assert text(asm.program.ops) == [
+        ("i64_move", home("r0"), 1 << 40),
+        ("i64_rare", d, r[1], home("r0")),
+    ]
+
+
+#: Operations with numbers that no form takes on some target.
+NUMBERS: dict[str, tuple[int | float, ...]] = {
+    **dict.fromkeys(("i64_add", "i64_sub", "i64_mul", "i64_and", "i64_or", "i64_xor"), (1 << 40, -(1 << 62) + 5)),
+    **dict.fromkeys(("i64_eq", "i64_lt_u", "i64_ge_s"), (0x8000_0000, 1 << 63)),
+    **dict.fromkeys(("i32_add", "i32_and", "i32_mul", "i32_eq", "i32_lt_u"), (0xF000_000F, -0x7000_0001)),
+    **dict.fromkeys(("i32_lt_s", "i32_ge_s"), (-0x7000_0001,)),
+    **dict.fromkeys(("f64_add", "f64_mul", "f64_lt"), (0.1,)),
+}  # fmt: skip
+
+
+@every_target
+def test_registers_are_what_they_were_behind_a_composition(target: str) -> None:
+    """The result, in a register of its own or in that of the input, and all others: of generated code and interpreted."""
+    lib = operations(target)
+    asm: Any = Assembler(lib)
+    registers = [bank[n] for bank in (r, f) for n in range(len(bank))]
+    moves = ["f64_move" if register.bank == "f" else "i64_move" for register in registers]
+    expected: dict[str, list[int]] = {}
+    for name, numbers in NUMBERS.items():
+        item = references()[name]
+        banks = [f if ctype[0] == "f" else r for ctype in (item.output, *item.inputs)]
+        for number in numbers:
+            word = hole_word(item.inputs[1], number)
+            for d in (banks[0][1], banks[0][2]):
+                values = [value_of(register) for register in registers]
+                a = registers.index(banks[1][1])
+                place = f"{name} {number} {d}"
+                asm.function(place, frame=8 * len(registers))
+                for n, move in enumerate(moves):
+                    asm.op(move, registers[n], slot(8 * n))
+                asm.op(name, d, banks[1][1], number)
+                for n, move in enumerate(moves):
+                    asm.op(move, slot(8 * n), registers[n])
+                asm.ret(slot(0))
+                result = item.word(values[a], word)
+                assert result is not None
+                values[registers.index(d)] = result
+                expected[place] = values
+    mark = "<" if lib.target.byteorder == "little" else ">"
+    slots = struct.pack(f"{mark}{len(registers)}Q", *map(value_of, registers))
+    calls = [Call(place, slots=slots, interpret=way) for place in expected for way in (False, True)]
+    results = ForeignCode(asm.close()).run(calls).results
+    for call, outcome in zip(calls, results, strict=True):
+        assert outcome.returned
+        got = [outcome.frame[8 * n] for n in range(len(registers))]
+        assert got == expected[str(call.place)], call
+
+
+def value_of(register: Register) -> int:
+    """What a register holds beforehand."""
+    if register.bank == "r":
+        return 0x0123_4567_89AB_CDEF * (register.index + 1) & (1 << 64) - 1
+    return hole_word("f64", 1.5 + register.index)
 
 
 def test_nothing_is_lent_where_all_are_operands(asm: Assembler) -> None:
