@@ -208,7 +208,7 @@ class Bytecode:
 
     def numbers(self, pools: Pools | None) -> list[int]:
         """The numbers that a batch has to have for pools whose operands are tabled: in order, from `Firsts.number` on."""
-        given = self.pools_of(pools)
+        given = self.pools_of(pools) if self.tabled else {}
         return [signed64(value) for name in self.tabled for value in given[name].values()]
 
     def first_number(self, name: str, given: Pools, first: int) -> int:

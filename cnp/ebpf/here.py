@@ -41,8 +41,8 @@ class Function:
         self._data = [hold(data) for data in program.data]
         kinds = zip(self._data, program.image.sections, strict=True)
         regions = [Region(address_of(data), len(data), section.writable) for data, section in kinds]
-        addresses = self.helpers.addresses
-        self._places = Places(regions, addresses, self.helpers.table, self.helpers.packet, program.unwind)
+        addresses, table = self.helpers.addresses, self.helpers.table if program.calls_registers else 0
+        self._places = Places(regions, addresses, table, self.helpers.packet, program.unwind)
         self._interpret = interpret
         self._quick = None if interpret else self._compiled()
         self._fast = None

@@ -22,7 +22,7 @@ from typing import NamedTuple
 SIZE = 8  #: bytes of an instruction
 STACK = 512  #: bytes of a function's stack
 R10 = 10  #: the frame pointer: the end of the stack, never written
-LDDW, EXIT = 0x18, 0x95
+LDDW, EXIT, CALL_REGISTER = 0x18, 0x95, 0x8D
 CODE = struct.Struct("<BBhi")
 FIELDS = ("dst", "src", "offset", "imm")
 U32, U64 = (1 << 32) - 1, (1 << 64) - 1
@@ -151,7 +151,7 @@ def jumps() -> None:
     row(0x06, Spec("goto", "ja", "gotol {imm:+d}", frozenset(("imm",))))
     row(0x85, Spec("call_helper", "call_helper", "call {imm}", frozenset(("src", "imm"))), "src", 0)
     row(0x85, Spec("call_local", "call", "call local {imm:+d}", frozenset(("src", "imm"))), "src", 1)
-    row(0x8D, Spec("call_register", "call_register", "callx r{dst}", frozenset(("dst",))))
+    row(CALL_REGISTER, Spec("call_register", "call_register", "callx r{dst}", frozenset(("dst",))))
     row(EXIT, Spec("exit", "leave", "exit", frozenset()))
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from cnp import native
 from cnp.ebpf import quick
 from cnp.ebpf.errors import ProgramError
-from cnp.ebpf.isa import SIZE, Instruction, decode, text_of, whole
+from cnp.ebpf.isa import CALL_REGISTER, SIZE, Instruction, decode, text_of, whole
 from cnp.ebpf.table import Options
 from cnp.ebpf.verify import verify
 from cnp.errors import OperandError
@@ -91,6 +91,11 @@ class Program:
     def instructions(self) -> list[tuple[int, Instruction]]:
         """Its instructions with their places."""
         return list(whole(decode(self.image.code)))
+
+    @property
+    def calls_registers(self) -> bool:
+        """Whether some instruction calls the helper whose number is in a register."""
+        return CALL_REGISTER in self.image.code[::SIZE]  # a second half of lddw begins with 0
 
     def compile(self, unchecked: bool = False, polls: bool | None = None, depth: int = DEPTH) -> Function:
         """Machine code for this machine.

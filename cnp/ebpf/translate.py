@@ -25,7 +25,6 @@ from cnp.runtime import installed
 REGION = 24  #: bytes of a row of the table of regions
 TABLE = 16  #: where it lies in the entry's frame
 READABLE, WRITABLE = 0, 1
-CALLX = 0x8D
 PACKETS = (0x20, 0x28, 0x30, 0x40, 0x48, 0x50)  #: opcodes of legacy loads
 
 
