@@ -30,6 +30,16 @@ C_TYPES = {
 }
 
 _LETTERS = {name: letter for letter, name in C_TYPES.items()} | {
+    "i8": "b",  # the names of cnp.h
+    "u8": "B",
+    "i16": "h",
+    "u16": "H",
+    "i32": "i",
+    "u32": "I",
+    "i64": "q",
+    "u64": "Q",
+    "f32": "f",
+    "f64": "d",
     "bool": "?",
     "signed char": "b",
     "unsigned char": "B",
@@ -68,7 +78,8 @@ class Signature(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def parse_signature(text: str) -> Signature:
-    """Read "result(argument, …)" or "result(*)(argument, …)"; names of arguments are not understood.
+    """Read "result(argument, …)" or "result(*)(argument, …)"; names of arguments are not understood. Types may have their
+    names of `cnp.h`: "i64(i64, f64)".
 
     SignatureError (fields signature, type): a type is unknown, or void where a value is needed.
     """
