@@ -5,6 +5,7 @@ Each function folds all of its arguments into one number, so that a bit of any o
 
 from __future__ import annotations
 
+import importlib.util
 import random
 import struct
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ from cnp.host import Segment
 from cnp.signature import C_TYPES, parse_signature
 from cnp.target import Target
 from tests.reference import MASK64
-from tests.support import every_target, operations
+from tests.support import every_target, need, operations
 
 CALLEES = 0x1200_0000  #: where the functions lie
 FACTOR = 0x9E3779B97F4A7C15
@@ -81,6 +82,7 @@ def source() -> str:
 
 def callees(target: Target, folder: Path) -> tuple[list[Segment], list[int]]:
     """The functions in memory, and their addresses."""
+    need(importlib.util.find_spec("ziglang") is not None, "the functions are compiled by the ziglang wheel")
     tools, built, linked = toolchain.find(), folder / "callees.o", folder / "callees"
     flags = ["-O1", "-ffreestanding", "-fno-builtin", "-fno-pic", "-fno-stack-protector", "-x", "c", "-"]
     tools.compile(f"--target={target.triple}", *target.cflags, *flags, "-c", "-o", built, text=source())
