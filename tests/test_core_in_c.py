@@ -9,26 +9,22 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-import cnp
-from cnp import host, runtime, targets
+from cnp import runtime, targets
 from cnp.export_core import to_core
 from cnp.library import Library
-from tests import host_rig
-from tests.support import need, runnable
+from tests import abroad_rig
+from tests.abroad_rig import CORE, WARNINGS
+from tests.support import need
 
 HOME = Path(__file__).parents[1]
 EXAMPLE = HOME / "examples" / "jit.c"
-SMALL_LIBC = Path(__file__).parent / "small_libc"
-MACHINE = Path(host.__file__).parent / "host"  #: the folder of machine.h
 PAGE = HOME / "docs" / "using-from-c.md"
-CORE = Path(cnp.get_include())
 SANITIZED = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-WARNINGS = ("-std=c11", "-Wall", "-Wextra", "-Werror")
-FREESTANDING = ("-O1", "-ffreestanding", "-fno-builtin", "-fno-pic", "-fno-stack-protector")
 FOREIGN = [name for name in targets.TARGETS if name != targets.host_name()]
 EXPECTED = {
     "0": "factorial 1\nfibonacci 0\nsquares 0\n",
@@ -44,7 +40,7 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def check(command: list[str | Path]) -> None:
+def check(command: Sequence[str | Path]) -> None:
     """The program says what it must."""
     for given, said in EXPECTED.items():
         done = subprocess.run([*command, given], capture_output=True, text=True, check=False)
@@ -66,24 +62,10 @@ def test_an_interpreter_in_c(compiler: str, tables: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("name", FOREIGN)
-def test_on_other_targets(name: str, tmp_path: Path) -> None:
+def test_on_other_targets(name: str, tmp_path: Path, session_folder: Path) -> None:
     """The core itself is code of the target here, in its byte order. What is called of C's library is in small_libc/."""
-    emulator = host.emulator(runnable(name))
-    ziglang = importlib.util.find_spec("ziglang")
-    need(ziglang is not None, "the clang in the ziglang wheel builds the example for other targets")
-    assert emulator is not None and ziglang is not None and ziglang.origin is not None
     (tmp_path / "ops.h").write_text(to_core(Library.load(runtime.installed("ops", name))), encoding="ascii")
-    target = host_rig.TARGETS[name]
-    flags = [f"--target={target.triple}", *target.cflags, *WARNINGS, *FREESTANDING]
-    headers = Path(ziglang.origin).parent / "lib" / "include"  # of the compiler
-    flags += ["-isystem", str(headers), *(f"-I{folder}" for folder in (SMALL_LIBC, MACHINE, CORE, tmp_path))]
-    objects: list[Path] = []
-    for source in (EXAMPLE, CORE / "cnp_core.c", SMALL_LIBC / "small_libc.c"):
-        objects.append(tmp_path / f"{source.stem}.o")
-        subprocess.run([*host_rig.CLANG, *flags, "-c", source, "-o", objects[-1]], check=True)
-    program = tmp_path / "jit"
-    subprocess.run([*host_rig.LLD, "-static", "-e", "_start", *objects, "-o", program], check=True)
-    check([*emulator, program])
+    check(abroad_rig.command(name, EXAMPLE, tmp_path, session_folder))
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ int memcmp(const void *a, const void *b, size_t n)
     return 0;
 }
 
-enum { HEAP = 1 << 24, BEFORE = 16 }; /* bytes; a block's size stands before it */
+enum { HEAP = 1 << 27, BEFORE = 16 }; /* bytes; a block's size stands before it */
 static _Alignas(16) char heap[HEAP];
 static size_t used;
 
