@@ -322,6 +322,7 @@ static PyObject *make_callable(PyObject *self, PyObject *spec)
 
 static PyMethodDef functions[] = {
     {"make_callable", make_callable, METH_VARARGS, NULL},
+    {"make_recorded", make_recorded, METH_VARARGS, NULL},
     {"keep_exception", keep_exception, METH_O, NULL},
     {"take_exception", take_exception, METH_NOARGS, NULL},
 };

@@ -40,10 +40,25 @@ HEAP = """
     void *cnp_heap(void *context, void *memory, size_t old, size_t size);
 """
 
-SOURCES = ("_core.c", "_callable.c", "_debug.c", "_heap.c")
+#: Operations of an assembler as records.
+RECORDS = """
+    struct cnp_recorder {
+        struct cnp_program *program;
+        uintptr_t numbers, sources;
+        uintptr_t slot, bank, label, function, cell, table;
+        uintptr_t r, f;
+        int open;
+    };
+    size_t cnp_select(const struct cnp_program *program, size_t first, const uint8_t *marked, uint32_t kinds,
+                      uint32_t *positions, size_t room);
+    size_t cnp_first_impostor(const struct cnp_record *records, size_t count, const uint8_t *functions, size_t labels);
+    size_t cnp_odd_blocks(const struct cnp_program *program, struct cnp_block *blocks, size_t room);
+"""
+
+SOURCES = ("_core.c", "_record.c", "_callable.c", "_debug.c", "_heap.c")
 
 ffibuilder = FFI()
-ffibuilder.cdef(DECLARATIONS + CORE["declarations"]() + HEAP)
+ffibuilder.cdef(DECLARATIONS + CORE["declarations"]() + HEAP + RECORDS)
 # The text goes into the file that cffi writes, which has the same name: an #include would find itself.
 ffibuilder.set_source(
     "cnp._core",

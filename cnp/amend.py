@@ -123,4 +123,4 @@ def set_op(program: Program, position: int, op: Op) -> None:
 def shape(image: patch.Image) -> tuple[object, ...]:
     """Where everything of an image lies."""
     sizes, places = (len(image.code), len(image.data)), (image.cell_places, image.sections, image.routines)
-    return (*sizes, image.offsets, image.ranges, *places)
+    return (*sizes, list(image.offsets), list(image.ranges), *places)

@@ -16,12 +16,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
+from cnp import native
 from cnp.bounds import Memory
 from cnp.choose import chooser, refusal
 from cnp.compose import Composer, Cost, cost
 from cnp.editing import Ops
+from cnp.emit import RECORD, Buffer
 from cnp.errors import LabelError, OperandError, StateError
 from cnp.fuse import fuse
 from cnp.invoke import Step, check_base, note_prototype, steps_of
@@ -47,6 +50,7 @@ from cnp.operands import (
     word,
 )
 from cnp.program import Op, Program, Span, check_slots
+from cnp.records import Records, Things, UnknownError, chosen, read
 from cnp.sections import DATA, RODATA, Data, check_alignment
 from cnp.stencil import Operation
 
@@ -87,6 +91,8 @@ class Assembler:
         self._composer = Composer(library, self._chooser)
         self._strict, self._supers = strict, supers
         self._absent = self._without_number()
+        self.program = Program(library)
+        self._made: dict[str, Callable[..., int]] = {}
         self.reset()
 
     def reset(self) -> None:
@@ -94,12 +100,25 @@ class Assembler:
 
         ops: the operations as a sequence that can be edited; rodata, data: the sections of data.
         """
+        self._forget()
         self.program = Program(self.library)
         self._closed = False
+        self._things = Things(self.program)
+        if native.core_module is not None and not (self._strict and self._absent):
+            self.program.ops.records = Records(self.program, self._things)
         self._locals = Locals(self.label)
         self.ops = Ops(self.program, self._select_at, self._check_open)
         self.rodata = Data(self.program, RODATA, self._own_open)
         self.data = Data(self.program, DATA, self._own_open)
+
+    def _forget(self) -> None:
+        """No function that an operation was called by appends to the last program any more."""
+        if (records := self.program.ops.records) is not None:
+            records.stop()
+        for name, append in self._made.items():
+            if self.__dict__.get(name) is append:
+                del self.__dict__[name]
+        self._made.clear()
 
     def _without_number(self) -> dict[object, Slot]:
         """The registers that the target does not have, with their homes."""
@@ -115,15 +134,80 @@ class Assembler:
     def op(self, name: str, *operands: object, at: At | None = None) -> int:
         """Append an operation, as several where it must be composed; the position of the first. at: its
         source position as (file, line). OperandError says what it takes."""
+        return self._callable(name)(*operands, at=at)
+
+    def extend(self, records: Buffer) -> int:
+        """Append operations from a buffer of records (`emit.RECORD`): bytes, an array, numpy, mmap. The position of the
+        first.
+
+        A record says what `operand` gives for its operands; positions are those of the program. It is copied once, and
+        checked; while C works the GIL is released. OperandError, LabelError and StateError say in `index` which operation
+        is wrong; those before it are appended then. Records are not composed: OperandError where no form takes one.
+        """
         self._check_open()
-        operation, ops = self.library[name], self.program.ops
-        position = len(ops)
+        try:
+            data = memoryview(records).cast("B")
+        except TypeError as error:
+            message = (
+                f"records are a buffer of bytes that lie one behind the other, not {type(records).__name__}"
+            )
+            raise OperandError(
+                message, op="", operand="records", value=records, allowed="a buffer"
+            ) from error
+        if len(data) % RECORD.size:
+            message = f"{len(data)} bytes are no whole number of records of {RECORD.size} bytes"
+            raise OperandError(message, op="", operand="records", value=len(data), allowed=RECORD.size)
+        position, ops = len(self.program.ops), self.program.ops
+        if ops.records is not None:
+            ops.records.extend(data)
+        else:
+            for record in RECORD.iter_unpack(data):
+                ops.append(self._read(record))
+        return position
+
+    def _read(self, record: tuple[int, ...]) -> Op:
+        """The operation of a record, as the core would read it."""
+        index, functions = len(self.program.ops), self.program.functions
+        if not functions:
+            raise StateError("begin a function first", state="no function")
+        operation, operands = read(self._things, index, record, functions[-1])
+        return chosen(self.library, index, operation, record[2], self._at_home(operation, operands))
+
+    def operand(self, value: object) -> tuple[int, int]:
+        """An operand as records say it: its kind, 4 bits, and its word. A label, a cell, a table, a symbol and a number of
+        more than 32 bits get a number here. OperandError: it has none, as what lies beside a place; LabelError."""
+        for label in value.labels if isinstance(value, Table) else (value,):
+            self._own_open(label)
+        if isinstance(value, Cell) and (isinstance(value, Lazy) or not isinstance(value.initial, int)):
+            self.program.ops.listed()  # the core knows no such cells
+        try:
+            return self._things.operand(value)
+        except UnknownError:
+            message = f"records have no word for {value!r}; append its operation by its name"
+            raise OperandError(message, op="", operand="", value=value, allowed="what records say") from None
+
+    def _callable(self, name: str) -> Callable[..., int]:
+        """The function that appends an operation to this program."""
+        found = self._made.get(name)
+        if found is None:
+            operation, records = self.library[name], self.program.ops.records
+            found = partial(self._append, self.program, operation)
+            if records is not None and not self._closed:
+                found = records.callable(operation, found)
+            self._made[name] = found
+        return found
+
+    def _append(self, program: Program, operation: Operation, *operands: object, at: At | None = None) -> int:
+        """Append an operation with all checks. program: for which the function was made that is called."""
+        self._check_open()
+        if program is not self.program:
+            return self._callable(operation.name)(*operands, at=at)
+        ops, position = program.ops, len(program.ops)
         found = self._select(operation, operands, at)
-        functions = self.program.functions
-        self._check_frame(operation, operands, functions[-1] if functions else None)
+        self._check_frame(operation, operands, program.functions[-1] if program.functions else None)
         ops += found
         if len(found) > 1:
-            self.program.composed[position] = len(found)
+            program.composed[position] = len(found)
         return position
 
     def _select_at(self, name: str, operands: tuple[object, ...], at: At | None, position: int) -> list[Op]:
@@ -189,10 +273,7 @@ class Assembler:
         if name.startswith("_") or name not in self.library:
             raise AttributeError(f"no operation {name!r} in {self.library.path}")
 
-        def append(*operands: object, at: At | None = None) -> int:
-            return self.op(name, *operands, at=at)
-
-        self.__dict__[name] = append
+        append = self.__dict__[name] = self._callable(name)
         return append
 
     def _select(self, operation: Operation, operands: tuple[object, ...], at: At | None) -> list[Op]:
@@ -216,7 +297,7 @@ class Assembler:
             raise refusal(operation, operands)
         return [op._replace(at=at) for op in composed]
 
-    def _at_home(self, operation: Operation, operands: tuple[object, ...]) -> tuple[object, ...]:
+    def _at_home(self, operation: Operation, operands: tuple[Any, ...]) -> tuple[Any, ...]:
         """The operands with slots for the registers that the target does not have."""
         absent = self._absent
         found = [absent.get(o, o) if o.__class__ is Register else o for o in operands]
@@ -305,6 +386,10 @@ class Assembler:
         if self.program.functions:
             self.program.functions[-1].end = len(self.program.ops)
         self.program.functions.append(function)
+        self._things.operand(function)  # it has a number now
+        records = self.program.ops.records
+        if records is not None and not records.begin(function):
+            self.program.ops.listed()
         return function
 
     def _check_name(self, name: str) -> None:
@@ -449,6 +534,7 @@ class Assembler:
             self.fuse()
         self.program.check()
         self._closed = True
+        self._forget()
         if self.program.functions:
             self.program.functions[-1].end = len(self.program.ops)
         return self.program

@@ -3,24 +3,22 @@
     Library --tables--> cnp_library        made once for each library, its operations when they are first used
     Program --records--> cnp_program --> bytes, the same as those of cnp/patch.py
 
-A record has 32 bytes (cnp/core/cnp_core.h draws it). What the core does not know takes the way of cnp/patch.py:
-`records` says so by returning None.
+A record has 32 bytes (cnp/core/cnp_core.h draws it). cnp/records.py makes records of an assembler's operations.
 """
 
 from __future__ import annotations
 
 import struct
 import threading
+from array import array
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 from cnp import native
 from cnp.errors import CnpError, LabelError, LibraryError, OperandError, RangeError, StateError
-from cnp.library import Library
-from cnp.operands import Cell, Function, Label, Register, Slot, Symbol, Table
-from cnp.program import Program
-from cnp.sections import DATA, RODATA
+from cnp.library import MALFORMED, Library
+from cnp.operands import Register
 from cnp.stencil import What
 from cnp.tables import HOLE, TABLES
 
@@ -53,14 +51,6 @@ Buffer: TypeAlias = Any  #: bytes, array, memoryview, numpy array, mmap …
 LEAVES = ("cnp.stub.exit", "cnp.stub.trap", "cnp.stub.unwind")
 
 
-class Emitted(NamedTuple):
-    """An image as the core made it: bytes of code and data, where each operation begins."""
-
-    code: bytes
-    data: bytes
-    offsets: list[int]
-
-
 def core() -> tuple[Any, Any]:
     """ffi and lib of the compiled core. StateError: it is not there."""
     module = native.core_module
@@ -89,13 +79,14 @@ class CoreLibrary:
         self.library = library
         self.target = library.target
         self._keep: list[Any] = []
+        self.takes: dict[str, list[int]] = {}  # what cnp/records.py knows of operations
         self.tables = tables = self._tables()
-        self.evidence = self.ffi.new("struct cnp_evidence *")
+        evidence = self.ffi.new("struct cnp_evidence *")
         heap = self.ffi.new("struct cnp_allocator *", {"resize": self.ffi.addressof(self.lib, "cnp_heap")})
         place = self.ffi.new("struct cnp_library **")
         self.names = library.operations
         self.numbers = {name: index for index, name in enumerate(self.names)}
-        self.check(self.lib.cnp_library_open(place, tables, heap, self.evidence))
+        self.check(self.lib.cnp_library_open(place, tables, heap, evidence), evidence[0])
         self.users = [True]  # itself, then a False for each program
         self.preparing = threading.Lock()  # many threads use a library, one at a time completes it
         self.close = partial(closing, self.lib, place[0], self.users)
@@ -185,13 +176,13 @@ class CoreLibrary:
 
     # ---- errors
 
-    def check(self, status: int) -> None:
+    def check(self, status: int, found: Any) -> None:
         """Raise what a status and its evidence say."""
         if status:
-            raise self.error(status)
+            raise self.error(status, found)
 
-    def error(self, status: int) -> CnpError:
-        lib, found = self.lib, self.evidence[0]
+    def error(self, status: int, found: Any) -> CnpError:
+        lib = self.lib
         index, name = found.index, self.names[found.op] if found.op < len(self.names) else ""
         value = found.value.bits - (found.value.negative << 64)
         if status in (lib.CNP_OUT_OF_RANGE, lib.CNP_MISALIGNED):
@@ -244,7 +235,11 @@ class CoreLibrary:
 def core_library(library: Library) -> CoreLibrary:
     """The core's tables of a library, made once."""
     if library.core is None:
-        library.core = CoreLibrary(library)
+        try:
+            library.core = CoreLibrary(library)
+        except MALFORMED as error:
+            message = f"{library.path}: its tables are not what the format says ({error!r})"
+            raise LibraryError(message, path=library.path) from error
     found: CoreLibrary = library.core
     return found
 
@@ -259,7 +254,8 @@ class Batch:
         self.library = core_library(library)
         self._ffi, self._lib = self.library.ffi, self.library.lib
         place = self._ffi.new("struct cnp_program **")
-        self.library.check(self._lib.cnp_program_open(place, self.library.handle, self.library.evidence))
+        self._evidence = self._ffi.new("struct cnp_evidence *")
+        self._check(self._lib.cnp_program_open(place, self.library.handle, self._evidence))
         self.library.users.append(False)
         self._handle = self._ffi.gc(place[0], partial(self.library.close, self._lib.cnp_program_close))
         self._done = self._ffi.new("size_t *")
@@ -271,6 +267,9 @@ class Batch:
     def __len__(self) -> int:
         return int(self._lib.cnp_count(self._handle))
 
+    def _check(self, status: int) -> None:
+        self.library.check(status, self._evidence[0])
+
     def reset(self) -> None:
         """Empty again; the memory stays for the next program."""
         self._lib.cnp_reset(self._handle)
@@ -279,34 +278,45 @@ class Batch:
     def function(self, frame: int, label: int | None = None) -> int:
         """Begin a function with a frame of so many bytes; the number of its label, a new one if none is given."""
         label = self.label() if label is None else label
-        self.library.check(self._lib.cnp_function(self._handle, label, frame))
+        self._check(self._lib.cnp_function(self._handle, label, frame))
         return label
 
     def label(self) -> int:
-        self.library.check(self._lib.cnp_label(self._handle, self._number))
+        self._check(self._lib.cnp_label(self._handle, self._number))
         return int(self._number[0])
 
     def bind(self, label: int, position: int) -> None:
-        self.library.check(self._lib.cnp_bind(self._handle, label, position))
+        self._check(self._lib.cnp_bind(self._handle, label, position))
 
     def symbol(self, name: str) -> int:
         if name not in self.symbols:
-            self.library.check(self._lib.cnp_symbol(self._handle, self._number))
+            self._check(self._lib.cnp_symbol(self._handle, self._number))
             self.symbols[name] = int(self._number[0])
         return self.symbols[name]
 
     def cell(self, initial: int) -> int:
-        self.library.check(self._lib.cnp_cell(self._handle, initial, self._number))
+        self._check(self._lib.cnp_cell(self._handle, initial, self._number))
         return int(self._number[0])
 
     def table(self, labels: list[int]) -> int:
-        self.library.check(self._lib.cnp_table(self._handle, labels, len(labels), self._number))
+        self._check(self._lib.cnp_table(self._handle, labels, len(labels), self._number))
         return int(self._number[0])
 
     def number(self, value: int) -> int:
         item = {"bits": value % (1 << 64), "negative": value < 0}
-        self.library.check(self._lib.cnp_number(self._handle, item, self._number))
+        self._check(self._lib.cnp_number(self._handle, item, self._number))
         return int(self._number[0])
+
+    def numbers(self) -> int:
+        """How many numbers there are."""
+        return int(self._lib.cnp_numbers(self._handle))
+
+    def number_at(self, number: int) -> int:
+        """A number that has no room in records. LookupError: there is none of that number."""
+        if not 0 <= number < self.numbers():
+            raise LookupError(number)
+        found = self._lib.cnp_number_at(self._handle, number)
+        return int(found.bits - (found.negative << 64))
 
     def extend(self, records: Buffer) -> None:
         """Append records from any buffer; it is read once and not kept. An error leaves those before it appended."""
@@ -328,7 +338,7 @@ class Batch:
         self._append(self._ffi.cast("char *", self.room(count)), count)
 
     def _append(self, data: Any, count: int) -> None:
-        lib, evidence, done = self._lib, self.library.evidence, 0
+        lib, evidence, done = self._lib, self._evidence, 0
         while done < count:
             status = lib.cnp_append(
                 self._handle, data + done * RECORD.size, count - done, self._done, evidence
@@ -337,7 +347,41 @@ class Batch:
             if status == lib.CNP_UNPREPARED:
                 with self.library.preparing:
                     status = lib.cnp_prepare(self.library.handle, evidence.op, evidence.what, evidence)
-            self.library.check(status)
+                evidence.index = len(self)
+            self._check(status)
+
+    def copy(self, records: memoryview) -> int:
+        """Copy records into the room; how many there are. `adopt` takes them."""
+        count = len(records) // RECORD.size
+        self._ffi.memmove(self.room(count), records, count * RECORD.size)
+        return count
+
+    def first_impostor(self, count: int, functions: bytearray) -> int:
+        """The first of so many records in the room that means a label as a function which is none; functions: a byte for
+        each label. `count`: there is none."""
+        given = self._ffi.from_buffer(functions)
+        return int(self._lib.cnp_first_impostor(self.room(count), count, given, len(functions)))
+
+    def recorder(self, objects: Mapping[str, int]) -> Any:
+        """A `struct cnp_recorder` of this program, open; objects: addresses of what C looks at."""
+        return self._ffi.new("struct cnp_recorder *", {"program": self._handle, "open": 1, **objects})
+
+    def address(self, pointer: Any) -> int:
+        return int(self._ffi.cast("uintptr_t", pointer))
+
+    def record(self, position: int) -> tuple[int, ...]:
+        """The fields of one record, as the core has it."""
+        place = self._lib.cnp_records(self._handle) + position
+        return RECORD.unpack(self._ffi.buffer(place, RECORD.size))
+
+    def select(self, first: int, marked: bytearray, kinds: int, most: int) -> list[int]:
+        """Positions from the first on of the records of marked operations (a byte each), or with operands of some kinds
+        (bits)."""
+        positions = self._ffi.new("uint32_t[]", most)
+        found = self._lib.cnp_select(
+            self._handle, first, self._ffi.from_buffer(marked), kinds, positions, most
+        )
+        return list(positions[0:found])
 
     def records(self) -> memoryview:
         """The records as the core has them: valid until the next call."""
@@ -351,9 +395,7 @@ class Batch:
     def link(self, roots: tuple[str, ...] = ("cnp_enter",)) -> tuple[int, int]:
         """Check and plan; bytes of code and data at most."""
         numbers = [self.library.routine(name) for name in roots]
-        self.library.check(
-            self._lib.cnp_plan(self._handle, numbers, len(numbers), self._needs, self.library.evidence)
-        )
+        self._check(self._lib.cnp_plan(self._handle, numbers, len(numbers), self._needs, self._evidence))
         return int(self._needs.bound), int(self._needs.data_bound)
 
     def needed(self) -> list[str]:
@@ -366,16 +408,41 @@ class Batch:
         imports = [addresses.get(item.name, 0) for item in self.library.library.imports]
         symbols = [addresses.get(name, 0) for name in self.symbols]
         status = self._lib.cnp_settle(
-            self._handle, base, data_base, imports, symbols, self._size, self.library.evidence
+            self._handle, base, data_base, imports, symbols, self._size, self._evidence
         )
-        self.library.check(status)
+        self._check(status)
         return int(self._size[0])
 
     def write(self, code: Buffer, data: Buffer) -> None:
         """The bytes, into writable buffers that may lie anywhere."""
         code, data = (self._ffi.from_buffer(item, require_writable=True) for item in (code, data))
-        status = self._lib.cnp_write(self._handle, code, len(code), data, len(data), self.library.evidence)
-        self.library.check(status)
+        status = self._lib.cnp_write(self._handle, code, len(code), data, len(data), self._evidence)
+        self._check(status)
+
+    def written(self, size: int, data: Buffer) -> bytes:
+        """The bytes of code, written once and copied no more; data: as for `write`."""
+        code = bytes(size) if size > 1 else bytearray(size)  # nobody else has it yet
+        place = self._ffi.cast("char *", self._ffi.from_buffer(code))
+        data = self._ffi.from_buffer(data, require_writable=True)
+        self._check(self._lib.cnp_write(self._handle, place, size, data, len(data), self._evidence))
+        return bytes(code)
+
+    def offset_array(self) -> array[int]:
+        """The same as `offsets` in 4 bytes each."""
+        found = array("I")
+        found.frombytes(self._ffi.buffer(self._lib.cnp_offsets(self._handle), 4 * (len(self) + 1)))
+        return found
+
+    def odd_blocks(self) -> bytes:
+        """Each a `struct cnp_block`: those that are not the hot one of an operation up to where the next begins."""
+        none, lib = self._ffi.NULL, self._lib
+        blocks = self._ffi.new("struct cnp_block[]", lib.cnp_odd_blocks(self._handle, none, 0))
+        lib.cnp_odd_blocks(self._handle, blocks, len(blocks))
+        return bytes(self._ffi.buffer(blocks))
+
+    def cell_place(self, cell: int) -> int:
+        """Where a cell lies, in bytes from the data's base; -1: nothing uses it."""
+        return int(self._lib.cnp_cell_place(self._handle, cell))
 
     def offsets(self) -> list[int]:
         """Where each operation begins, in bytes from the base, and where the last one ends."""
@@ -387,112 +454,3 @@ class Batch:
 
     def routine_address(self, name: str) -> int:
         return int(self._lib.cnp_routine_address(self._handle, self.library.routine(name)))
-
-
-# ---- a program of operations as records
-
-
-class Translation:
-    """Operands of a program's operations as words of records, and the things that they name as the core's."""
-
-    def __init__(self, program: Program, batch: Batch) -> None:
-        self.program, self.batch = program, batch
-        self.labels: dict[Label, int] = {}
-        self.cells: dict[Cell, int] = {}
-        self.tables: dict[Table, int] = {}
-
-    def records(self) -> None:
-        """Append all operations."""
-        pending = bytearray()
-        begins = {function.position: function for function in self.program.functions}
-        for position, op in enumerate(self.program.ops):
-            function = begins.get(position)
-            if function is not None:
-                self.batch.extend(pending)
-                pending.clear()
-                number = self.batch.function(function.frame)
-                self.labels.setdefault(function, number)
-                self.batch.bind(self.labels[function], position)
-            pending += self.record(op.operation.index, op.values)
-        self.batch.extend(pending)
-        for label, number in self.labels.items():
-            self.batch.bind(number, -1 if label.position is None else label.position)
-
-    def record(self, op: int, values: tuple[Any, ...]) -> bytes:
-        kinds, words, wide = 0, [0] * 6, len(values) <= 4
-        for n, value in enumerate(values):
-            if isinstance(value, int) and not -(1 << 31) <= value < 1 << 31:
-                if wide:
-                    kind = WIDE_KIND if value < 1 << 63 else UNSIGNED
-                    words[4:6] = struct.unpack(
-                        "=2i", WIDE.pack(value - (value >> 63 << 64) if value >= 0 else value)
-                    )
-                    wide = False
-                else:
-                    kind, words[n] = TABLED, self.batch.number(value)
-            else:
-                kind, words[n] = self.operand(value)
-            kinds |= kind << 4 * n
-        return RECORD.pack(op, 0, kinds, *words)
-
-    def operand(self, value: Any) -> tuple[int, int]:
-        """Kind and word of an operand that is no large number."""
-        if isinstance(value, Slot):
-            return (SLOT if value.offset >= 0 else HOME), value.offset
-        if isinstance(value, Register):
-            return (R if value.bank == "r" else F), value.index
-        if isinstance(value, Label):
-            if value not in self.labels:
-                self.labels[value] = self.batch.label()
-            return (FUNCTION if isinstance(value, Function) else LABEL), self.labels[value]
-        if isinstance(value, Cell):
-            if value not in self.cells:
-                assert isinstance(value.initial, int)
-                self.cells[value] = self.batch.cell(value.initial)
-            return CELL, self.cells[value]
-        if isinstance(value, Table):
-            if value not in self.tables:
-                self.tables[value] = self.batch.table([self.operand(label)[1] for label in value.labels])
-            return TABLE, self.tables[value]
-        if isinstance(value, Symbol):
-            return SYMBOL, self.batch.symbol(value.name)
-        return NUMBER, int(value)
-
-
-KNOWN = (int, Slot, Register, Cell, Table, Symbol, Label)
-
-
-def is_known(program: Program) -> bool:
-    """Whether the core knows everything that a program uses: else it takes the way of cnp/patch.py."""
-    if program.cold or program.aligned or any(program.places()):
-        return False
-    if any(program.sections[name].data for name in (RODATA, DATA)):
-        return False
-    labels: dict[Label, None] = dict.fromkeys(program.functions)
-    for op in program.ops:
-        for value in op.values:
-            if type(value) is Cell and not isinstance(value.initial, int):
-                return False
-            if not isinstance(value, KNOWN):
-                return False
-            for label in value.labels if isinstance(value, Table) else (value,):
-                if isinstance(label, Label):
-                    labels[label] = None
-    return all(label.address is None for label in labels)
-
-
-def encode(program: Program, base: int, data_base: int, addresses: Mapping[str, int]) -> Emitted | None:
-    """A program through the core; None where it uses what the core does not know, or would take other forms."""
-    if not is_known(program):
-        return None
-    batch = Batch(program.library)
-    translation = Translation(program, batch)
-    translation.records()
-    taken = [RECORD.unpack_from(batch.records(), n * RECORD.size)[1] for n in range(len(program.ops))]
-    if any(op.operation.forms[n] is not op.form for n, op in zip(taken, program.ops, strict=True)):
-        return None
-    batch.link(program.roots)
-    code = bytearray(batch.settle(base, data_base, addresses))
-    data = bytearray(8 * len(translation.cells))
-    batch.write(code, data)
-    return Emitted(bytes(code), bytes(data), batch.offsets()[:-1])

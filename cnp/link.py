@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from cnp import memory, native, patch
+from cnp import encode, memory, native, patch
 from cnp._backend import Helper
 from cnp.assembler import Cell, Op, Program, Slot
 from cnp.errors import SymbolError
@@ -91,10 +91,10 @@ def place(program: Program, addresses: Callable[[str], int | None], keep: object
         from cnp import debug  # who does not ask does without
 
         debug.from_environment(asked)
-    code_size, data_size = patch.size_bound(program)
+    code_size, data_size = encode.size_bound(program)
     block = code_memory(program.library.target).allocate(code_size, data_size)
     try:
-        image = patch.encode(program, block.code_address, block.data_address, addresses)
+        image = encode.encode(program, block.code_address, block.data_address, addresses)
         block.data[: len(image.data)] = image.data
         block.write(image.code)
         forget = announce(program, image)
@@ -130,13 +130,24 @@ def release(block: memory.Block, forget: list[Callable[[], None]]) -> None:
 def needs(program: Program) -> Needs:
     """What runs of a program take of frame memory and native stack."""
     header = program.library.header_size
-    callers = [op for op in program.ops if op.operation.calls]
-    step = max((header + base_of(op) for op in callers), default=0)
-    native_bytes = max((op.form.near.stack for op in callers), default=0) + NATIVE_FRAME
+    step = native_bytes = 0
+    for op in callers(program):
+        step = max(step, header + base_of(op))
+        native_bytes = max(native_bytes, op.form.near.stack)
+    native_bytes += NATIVE_FRAME
     found = Needs(step, max((f.frame for f in program.functions), default=0), native_bytes)
     for lazy in program.lazy.values():
         found = found.with_those_of(Needs(header + lazy.frame, lazy.frame, LAZY_FRAME))
     return found
+
+
+def callers(program: Program) -> Iterator[Op]:
+    """The operations that make native calls."""
+    records = program.ops.records
+    if records is None:
+        yield from (op for op in program.ops if op.operation.calls)
+    else:
+        yield from (op for _, op in records.select(calls=True))
 
 
 def interpreted_frame(library: Library) -> int:

@@ -69,14 +69,14 @@ def listing(program: Program, image: Image) -> Iterator[Line]:
     of what that was before it was edited."""
     plan = Plan(program)
     plan.settle(image.base, image.imports)
-    if plan.end != len(image.code) or [p.address - image.base for p in plan.hot] != image.offsets:
+    if plan.end != len(image.code) or [p.address - image.base for p in plan.hot] != list(image.offsets):
         raise StateError("this image is not what the program is now", state="edited")
     patcher = Patcher(plan, image.data_base)
     disassembler = instructions_of(plan.target)
     end = image.base
     for piece in patcher.pieces():
         if piece.keep:
-            yield from piece_lines(program, image, patcher, piece, disassembler)
+            yield from piece_lines(image, patcher, piece, disassembler)
             end = max(end, piece.address + piece.keep)
     for address in range(end, image.base + len(image.code), WORD):
         yield Line(address, between(image, address, address + WORD), "", -1, "data", "", (), None)
@@ -96,11 +96,11 @@ def between(image: Image, start: int, end: int) -> bytes:
 
 
 def piece_lines(
-    program: Program, image: Image, patcher: Patcher, piece: Piece, disassembler: Disassembler | None
+    image: Image, patcher: Patcher, piece: Piece, disassembler: Disassembler | None
 ) -> Iterator[Line]:
     """The lines of one block. What stands for an operation is said on the first of them."""
     code = between(image, piece.address, piece.address + piece.keep)
-    op = program.ops[piece.op] if piece.op >= 0 else None
+    op = patcher.plan.ops[piece.op] if piece.op >= 0 else None
     name, operands = piece.name or (op.operation.name if op else ""), ""
     if op and not piece.name:
         operands = ", ".join(map(operand_text, op.values))
@@ -114,7 +114,7 @@ def piece_lines(
 
 def patched_holes(patcher: Patcher, piece: Piece) -> Iterator[Patched]:
     """The holes of a block with their values."""
-    operation = patcher.program.ops[piece.op].operation if piece.op >= 0 else None
+    operation = patcher.plan.ops[piece.op].operation if piece.op >= 0 else None
     for number, hole in enumerate(piece.block.holes):
         if hole.offset < piece.keep:
             fld = patcher.target.fields[hole.field]

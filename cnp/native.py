@@ -38,6 +38,9 @@ class CoreBackend:
         self.keep_exception: Callable[[BaseException], None] = table["keep_exception"]
         self.take_exception: Callable[[], BaseException | None] = table["take_exception"]
         self._make_callable: Callable[..., Callable[..., Any]] = table["make_callable"]
+        self.make_recorded: Callable[[bytes, Callable[..., int], object], Callable[..., int]] = table[
+            "make_recorded"
+        ]
         self.run: Callable[[int, int, int], None] = lib.cnp_run
         self.current_context: Callable[[], int] = lib.cnp_context
         self.flush: Callable[[int, int], None] = lib.cnp_flush
@@ -173,6 +176,16 @@ def make_callable(
         keepalive,
     )
     return _backend.make_callable(spec)
+
+
+def make_recorded(which: bytes, slow: Callable[..., int], owner: object) -> Callable[..., int]:
+    """An operation of an assembler as a built-in function (cnp/_record.c): only where the core is there.
+
+    which: the bytes of a `struct recorded`. slow: called with the same operands where C does not know what to do.
+    owner: lives as long as the function.
+    """
+    assert isinstance(_backend, CoreBackend)
+    return _backend.make_recorded(which, slow, owner)
 
 
 def flush(address: int, size: int) -> None:

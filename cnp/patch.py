@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cnp.errors import OperandError, RangeError, SymbolError
@@ -37,8 +37,8 @@ class Image:
     code: bytes
     data_base: int
     data: bytes
-    offsets: list[int]
-    ranges: list[tuple[int, int, int]]
+    offsets: Sequence[int]
+    ranges: Sequence[tuple[int, int, int]]
     symbols: dict[str, int]
     cells: dict[int, dict[str, int]]
     routines: dict[str, int]
@@ -186,7 +186,7 @@ class Patcher:
         """The spec's S of a hole."""
         what = hole.what
         if what is What.OPERAND and piece.goal is None:
-            return self.operand(self.program.ops[piece.op].values[hole.index])
+            return self.operand(self.plan.ops[piece.op].values[hole.index])
         if what in CODE or what is What.OPERAND:
             veneer = piece.detours.get(number) if piece.detours else None
             goal = veneer or (self.plan.goal(piece, hole) if piece.goal is None else piece.goal)
@@ -194,7 +194,7 @@ class Patcher:
         if what is What.DATA:
             return self.plan.constants[hole.index]
         if what is What.LITERAL:
-            return self.plan.literals[self.program.ops[piece.op].values[hole.index]]
+            return self.plan.literals[self.plan.ops[piece.op].values[hole.index]]
         return piece.op
 
     def operand(self, value: Value) -> int:
@@ -229,14 +229,14 @@ class Patcher:
 
     def refuse(self, piece: Piece, hole: Hole, fld: Field, value: int) -> None:
         """Raise the range error with all that is known."""
-        op = self.program.ops[piece.op].operation if piece.op >= 0 else None
+        op = self.plan.ops[piece.op].operation if piece.op >= 0 else None
         symbol = hole.what.name.lower()
         if op and hole.what in (What.OPERAND, What.TARGET, What.LITERAL):
             symbol = op.operands[hole.index].name
         elif hole.what is What.IMPORT:
             symbol = self.library.imports[hole.index].name
         name = op.name if op else piece.name
-        at = self.program.ops[piece.op].at if op else None
+        at = self.plan.ops[piece.op].at if op else None
         checked(fld, value, op=name, index=piece.op, hole=hole.offset, field=hole.field, symbol=symbol, at=at)
 
     # ---- what has no holes
@@ -279,7 +279,7 @@ class Patcher:
 
     def cell_addresses(self) -> Iterator[tuple[int, dict[str, int]]]:
         """The cells of each operation that has some, by the name of the operand."""
-        for position, op in enumerate(self.program.ops):
+        for position, op in enumerate(self.plan.ops):
             if any(isinstance(value, Cell) for value in op.values):
                 named = zip(op.operation.operands, op.values, strict=True)
                 yield position, {o.name: self.operand(value) for o, value in named if isinstance(value, Cell)}

@@ -126,7 +126,7 @@ class Facts:
 class Plan:
     """The layout of one image: `Plan(program)` knows what belongs to it, `settle(base, imports)` where it lies.
 
-    hot[i]: piece of operation i. constants, literals, tables: address of each; rodata: of that section. cells: number
+    ops: the operations. hot[i]: piece of operation i. constants, literals, tables: address of each; rodata: of that section. cells: number
     of each. bound, data_bound: bytes of code and data at most, wherever the image lies. end: bytes of code, once settled; rounds: how often the
     layout was made again for that.
     """
@@ -134,6 +134,7 @@ class Plan:
     def __init__(self, program: Program) -> None:
         program.check()
         self.program, self.library = program, program.library
+        self.ops = list(program.ops)
         self.target: Target = program.library.target
         self.hot: list[Piece] = []
         self.stubs: dict[tuple[int, int], Piece] = {}
@@ -161,12 +162,12 @@ class Plan:
 
     def _collect(self) -> list[Chunk]:
         """All pieces, in chunks. From here on the chunks are final, and so is which jump to the next operation goes."""
-        facts = [self._form_facts(op.form) for op in self.program.ops]
+        facts = [self._form_facts(op.form) for op in self.ops]
         room = self.target.island if sum(item.size for item in facts) > self.target.island > 0 else 0
         each = len(self.target.veneer.code) + self.target.veneer.align - 1
         chunks = [Chunk()]
         aligned, cold = self.program.aligned, self.program.cold_positions()
-        for position, (op, item) in enumerate(zip(self.program.ops, facts, strict=True)):
+        for position, (op, item) in enumerate(zip(self.ops, facts, strict=True)):
             least = aligned.get(position, 1)
             size = item.size + least - 1 + (each * item.veneers if room else 0)
             if room and chunks[-1].bound + size > room:
@@ -391,7 +392,7 @@ class Plan:
 
     def _take_far(self, piece: Piece) -> bool:
         """The far variant of an operation, if it has one that is not taken yet."""
-        form = self.program.ops[piece.op].form if piece.siblings else None
+        form = self.ops[piece.op].form if piece.siblings else None
         if form is None or form.far is None or piece.op in self.far:
             return False
         self.far.add(piece.op)
@@ -420,7 +421,7 @@ class Plan:
         """Where a hole that means a place in code goes."""
         match hole.what:
             case What.TARGET:
-                value = self.program.ops[piece.op].values[hole.index]
+                value = self.ops[piece.op].values[hole.index]
                 if isinstance(value, Label):
                     if value.address is not None:
                         return value.address

@@ -5,14 +5,18 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from cnp.errors import LabelError, OperandError
 from cnp.library import Library
 from cnp.operands import At, DataLabel, Function, Label, Lazy, Offset, Place, Slot, Table, Value
+from cnp.oplist import OpList
 from cnp.sections import DATA, RODATA, Section
 from cnp.stencil import Form, Operation, What
 from cnp.tables import MOST_OPERANDS
+
+if TYPE_CHECKING:
+    from cnp.records import Records
 
 MOST_COMPOSED = 1 + MOST_OPERANDS  #: an operation and the moves of its operands
 OPEN = 1 << 62  #: end of a range that has none yet
@@ -55,7 +59,7 @@ class Program:
     """
 
     library: Library
-    ops: list[Op] = field(default_factory=list)
+    ops: OpList = field(default_factory=OpList)
     functions: list[Function] = field(default_factory=list)
     labels: list[Label] = field(default_factory=list)
     roots: tuple[str, ...] = ("cnp_enter",)
@@ -76,6 +80,10 @@ class Program:
             found = self._positions[position] = Label(f"op {position}", self, position)
             self.labels.append(found)
         return found
+
+    def is_position(self, label: Label) -> bool:
+        """Whether a label is one of those."""
+        return label.position is not None and self._positions.get(label.position) is label
 
     def forget_positions(self) -> None:
         """Positions mean other operations from now on."""
@@ -125,23 +133,34 @@ class Program:
         """Raise LabelError for labels that are used and unbound, for jumps that leave their function for one with a
         larger frame or go into the middle of a composition, for functions that have no operations or run off their
         end."""
-        for index, op in enumerate(self.ops):
-            for declared, value in zip(op.operation.operands, op.values, strict=True):
-                if isinstance(value, (Label, Table)):
-                    jumps = declared.kind in ("label", "table") and not op.operation.calls
-                    for label in value.labels if isinstance(value, Table) else (value,):
-                        self._check_label(index, label, jumps)
-                elif isinstance(value, (DataLabel, Offset)):
-                    self._check_place(f"op {index} ({op.operation.name})", value)
-                elif isinstance(value, Lazy) and declared.kind == "table" and not op.operation.calls:
-                    facts = {"op": op.operation.name, "operand": declared.name, "value": value.name}
-                    message = (
-                        f"op {index} ({op.operation.name}) jumps to {value.name}, which can only be called"
-                    )
-                    raise OperandError(message, **facts, allowed="table")
+        records = self.in_core()
+        for index, op in enumerate(self.ops if records is None else ()):
+            self.check_op(index, op)
         for who, place in self.places():
             self._check_place(who, place)
-        self._check_functions()
+        if records is None:
+            self.check_functions()
+        else:
+            records.plan()
+
+    def in_core(self) -> Records | None:
+        """The operations as the core has them, where it knows all of the program."""
+        records = self.ops.records
+        return records if records is not None and records.whole() else None
+
+    def check_op(self, index: int, op: Op) -> None:
+        """The same for what one operation refers to."""
+        for declared, value in zip(op.operation.operands, op.values, strict=True):
+            if isinstance(value, (Label, Table)):
+                jumps = declared.kind in ("label", "table") and not op.operation.calls
+                for label in value.labels if isinstance(value, Table) else (value,):
+                    self._check_label(index, label, jumps)
+            elif isinstance(value, (DataLabel, Offset)):
+                self._check_place(f"op {index} ({op.operation.name})", value)
+            elif isinstance(value, Lazy) and declared.kind == "table" and not op.operation.calls:
+                facts = {"op": op.operation.name, "operand": declared.name, "value": value.name}
+                message = f"op {index} ({op.operation.name}) jumps to {value.name}, which can only be called"
+                raise OperandError(message, **facts, allowed="table")
 
     def _check_place(self, who: str, place: Place) -> None:
         """LabelError for a place that is bound to nothing."""
@@ -175,7 +194,7 @@ class Program:
                 )
                 raise LabelError(message, label=label.name, index=index)
 
-    def _check_functions(self) -> None:
+    def check_functions(self) -> None:
         """No function is empty or runs off its end."""
         ends = [function.position or 0 for function in self.functions[1:]] + [len(self.ops)]
         for function, end in zip(self.functions, ends, strict=False):
@@ -183,8 +202,9 @@ class Program:
                 message = f"function {function.name!r} has no operations"
                 raise LabelError(message, label=function.name, index=end)
         for end in ends if self.ops else ():
-            if goes_on(self.ops[end - 1].form):
-                message = f"the code runs off its end after op {end - 1} ({self.ops[end - 1].operation.name})"
+            last = self.ops[end - 1]
+            if goes_on(last.form):
+                message = f"the code runs off its end after op {end - 1} ({last.operation.name})"
                 raise LabelError(message, label="", index=end - 1)
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from cnp import interpret, patch, saved, source, targets
+from cnp import encode, interpret, patch, saved, source, targets
 from cnp.assembler import Assembler as BareAssembler
 from cnp.code import Code, Entry
 from cnp.errors import LibraryError, OperandError, StateError
@@ -217,12 +217,12 @@ class Assembler(BareAssembler):
     def encode(self, base: int, data_base: int | None = None) -> patch.Image:
         """Bytes for any base address, on any host. The helpers that the program uses must be addresses; symbols of this
         process are those of its own target only."""
-        return patch.encode(self.program, base, data_base, self._find)
+        return encode.encode(self.program, base, data_base, self._find)
 
     def link(self) -> Sizes:
         """Check the program; the bytes that its code and data take at most, wherever they lie."""
         self.check()
-        return Sizes(*patch.size_bound(self.program))
+        return Sizes(*encode.size_bound(self.program))
 
     def encode_into(
         self, buffer: Buffer, base: int, data: Buffer = b"", data_base: int | None = None

@@ -10,10 +10,11 @@ from typing import Any
 from cnp.assembler import Assembler
 from cnp.errors import OperandError
 from cnp.library import Library
-from cnp.operands import Label, Register, Slot
+from cnp.operands import Label, Register, Slot, Symbol
 from cnp.stencil import Accept, Form, Operation
 
 FRAME = 1 << 16
+OUTSIDE = "outside"  #: a symbol
 
 
 def operand(accept: Accept, rng: random.Random, asm: Assembler, labels: list[Label]) -> Any:
@@ -34,7 +35,9 @@ def operand(accept: Accept, rng: random.Random, asm: Assembler, labels: list[Lab
         case "table":
             return asm.table(*rng.choices(labels, k=3))
         case "symbol":
-            return rng.getrandbits(63)
+            return rng.choice((rng.getrandbits(63), an_address(rng, asm, labels)))
+        case "u64" if rng.random() < 0.3:
+            return an_address(rng, asm, labels)
     if accept.kind in ("f32", "f64"):
         return rng.choice((0.0, 1.0, -2.5, 1e30))
     middle = rng.randint(accept.low, accept.high)
@@ -48,16 +51,23 @@ def operand(accept: Accept, rng: random.Random, asm: Assembler, labels: list[Lab
     )
 
 
+def an_address(rng: random.Random, asm: Assembler, labels: list[Label]) -> Any:
+    """A place where a number may stand."""
+    return rng.choice((Symbol(OUTSIDE), rng.choice(labels), asm.cell(7)))
+
+
 def forms(library: Library) -> Iterator[tuple[Operation, Form]]:
     for name in library.operations:
         for form in library[name].forms:
             yield library[name], form
 
 
-def program(library: Library, seed: int, size: int, chosen: list[tuple[Operation, Form]]) -> Assembler:
+def program(
+    library: Library, seed: int, size: int, chosen: list[tuple[Operation, Form]], asm: Assembler | None = None
+) -> Assembler:
     """A program of `size` operations with forms out of those given; its last operation goes on to nothing."""
     rng = random.Random(seed)
-    asm = Assembler(library)
+    asm = asm or Assembler(library)
     asm.function("main", frame=FRAME)
     labels = [asm.label() for _ in range(8)]
     waiting = labels[:]

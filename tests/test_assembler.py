@@ -105,7 +105,7 @@ def test_a_callee_begins_within_the_frame_or_at_its_end(asm: cnp.Assembler) -> N
 
 def test_offsets_are_whole_numbers() -> None:
     with pytest.raises(TypeError):
-        slot(8.0)  # type: ignore[arg-type]
+        slot(8.0)
 
 
 def test_a_frame_is_a_multiple_of_eight_bytes() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -29,7 +30,7 @@ def home(name: str) -> Slot:
     return Slot(HOME[name])
 
 
-def text(ops: list[Op]) -> list[tuple[str | Value, ...]]:
+def text(ops: Sequence[Op]) -> list[tuple[str | Value, ...]]:
     """Operations with their operands."""
     return [(op.operation.name, *op.values) for op in ops]
 

@@ -68,6 +68,7 @@ GOALS = (
     Goal("cnp batch warm by memcpy, N = 10,000", BATCH, 10_000, "ratio_to_memcpy", 30),
     Goal("cnp batch warm by memcpy, N = 1,000,000", BATCH, 1_000_000, "ratio_to_memcpy", 12),
     Goal("cnp batch cold by memcpy cold, N = 10,000", "cnp batch cold", 10_000, "ratio_to_memcpy", 2.2),
+    Goal("cnp one by one, ns an operation, N = 10,000", "cnp one by one", 10_000, "ns_per_op", 150),
     Goal("bytes of cnp by the hand-written, N = 10,000", BATCH, 10_000, "bytes_per_op", 1.0, HAND),
 )
 

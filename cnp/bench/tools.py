@@ -21,7 +21,7 @@ from functools import partial
 from importlib.metadata import version
 
 import cnp
-from cnp import emit, native, patch, runtime, targets
+from cnp import emit, encode, native, patch, runtime, targets
 from cnp import frame as layout
 from cnp.assembler import Assembler
 from cnp.bench.native import Buffer, Program, Slots
@@ -185,22 +185,29 @@ class Hand(Job):
 # ---- cnp
 
 
-def append(asm: Assembler, program: list[Record]) -> None:
-    """The workload as portable operations, one after the other."""
-    asm.function(FUNCTION, frame=FRAME)
-    arithmetic = {Kind.ADD: asm.i64_add, Kind.SUB: asm.i64_sub, Kind.MUL: asm.i64_mul}
+def calls(program: list[Record]) -> list[tuple[int, tuple[object, ...]]]:
+    """The workload as portable operations, by their number in OPERATIONS, with their operands."""
     slots = [slot(8 * number) for number in range(SLOTS)]
+    found: list[tuple[int, tuple[object, ...]]] = []
     for op, d, a, b, imm in program:
         if op == Kind.LOADI:
-            asm.i64_move(slots[d], imm)
+            operands: tuple[object, ...] = (slots[d], imm)
         elif op <= Kind.MUL:
-            arithmetic[Kind(op)](slots[d], slots[a], slots[b])
+            operands = (slots[d], slots[a], slots[b])
         elif op == Kind.CBR:
-            asm.br_i64_lt_s(slots[a], slots[b], d)
-        elif op == Kind.JMP:
-            asm.jump(d)
+            operands = (slots[a], slots[b], d)
         else:
-            asm.ret(slots[0])
+            operands = (d,) if op == Kind.JMP else (slots[0],)
+        found.append((int(op), operands))
+    return found
+
+
+def append(asm: Assembler, program: list[tuple[int, tuple[object, ...]]]) -> None:
+    """One operation after the other."""
+    asm.function(FUNCTION, frame=FRAME)
+    appends = [getattr(asm, name) for name in OPERATIONS]
+    for number, operands in program:
+        appends[number](*operands)
 
 
 def own_bytes(image: patch.Image) -> int:
@@ -318,33 +325,54 @@ class BatchCold(Batch):
                 pass
 
 
-class PurePython(Framed):
-    """cnp without its core: chosen, laid out and patched in Python."""
+class OneByOne(Framed):
+    """The operations of an assembler, each called from Python with operands that are there already."""
 
     def __init__(self, program: Program) -> None:
         super().__init__(program)
-        self.records = unpack(program.records.view())
+        self.calls = calls(unpack(program.records.view()))
         self.vocabulary = runtime.load("ops")
+        self.image: patch.Image | None = None
+
+    def assembled(self) -> runtime.Assembler:
+        asm = self.vocabulary.assembler()
+        append(asm, self.calls)
+        return asm
+
+    def encoded(self) -> patch.Image:
+        """The code for an address."""
+        return encode.encode(self.assembled().close(), BASE)
 
     def emit(self, times: int) -> None:
         for _ in range(times):
-            asm = self.vocabulary.assembler()
-            append(asm, self.records)
-            self.size = own_bytes(patch.encode(asm.close(), BASE))
+            self.image = self.encoded()
+
+    def length(self) -> int:
+        assert self.image is not None
+        return own_bytes(self.image)
 
     def first_call(self) -> float:
         begun = time.thread_time_ns()
-        asm = self.vocabulary.assembler()
-        append(asm, self.records)
-        asm.build()[FUNCTION].callable(SIGNATURE)(0)
+        self.assembled().build()[FUNCTION].callable(SIGNATURE)(0)
         return time.thread_time_ns() - begun
 
     @contextmanager
     def entered(self) -> Iterator[tuple[Run, Read]]:
-        asm = self.vocabulary.assembler()
-        append(asm, self.records)
-        code = asm.build()
+        code = self.assembled().build()
         yield self.framed(self.vocabulary.frame(FRAME), code.image.enter, code[FUNCTION].address)
+
+
+class PurePython(OneByOne):
+    """cnp without its core: chosen, laid out and patched in Python."""
+
+    def assembled(self) -> runtime.Assembler:
+        asm = self.vocabulary.assembler()
+        asm.program.ops.listed()  # no records
+        append(asm, self.calls)
+        return asm
+
+    def encoded(self) -> patch.Image:
+        return patch.encode(self.assembled().close(), BASE)
 
 
 # ---- others
@@ -475,6 +503,7 @@ def all_tools() -> list[Tool]:
         Tool(HAND, ours, Hand),
         Tool(BATCH, ours, Batch),
         Tool("cnp batch cold", ours, BatchCold),
+        Tool("cnp one by one", ours, OneByOne),
         Tool("cnp pure Python", ours, PurePython),
     ]
     if importlib.util.find_spec("keystone"):

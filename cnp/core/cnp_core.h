@@ -207,6 +207,8 @@ int cnp_symbol(struct cnp_program *program, uint32_t *number);
 int cnp_cell(struct cnp_program *program, uint64_t initial, uint32_t *number);
 int cnp_table(struct cnp_program *program, const uint32_t *labels, size_t count, uint32_t *number);
 int cnp_number(struct cnp_program *program, struct cnp_number value, uint32_t *number);
+size_t cnp_numbers(const struct cnp_program *program); /* how many there are; some the core added itself */
+struct cnp_number cnp_number_at(const struct cnp_program *program, uint32_t number);
 
 /* Append `count` records; done: how many were. They are copied. */
 int cnp_append(struct cnp_program *program, const void *records, size_t count, size_t *done,

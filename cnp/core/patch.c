@@ -367,6 +367,23 @@ static void write_data(const struct cnp_program *p, uint8_t *code, uint32_t done
     }
 }
 
+/* Places where numbers may stand: the fast holes were filled with what numbers the record has for them. */
+static int write_addresses(const struct cnp_program *p, uint8_t *code, struct cnp_evidence *evidence)
+{
+    int status = CNP_OK;
+    for (size_t k = 0; k < p->specials.count && !status; k++) {
+        const uint32_t op = AT(p->specials, uint32_t, k);
+        const struct block *block = block_of(p, op);
+        for (uint32_t i = 0; i < block->holes && !status; i++) {
+            const struct hole *hole = &block->hole[i];
+            unsigned kind = hole->what == CNP_WHAT_OPERAND ? kind_of(p->records[op].kinds, hole->index) : CNP_NONE;
+            if (kind >= CNP_LABEL && kind <= CNP_CELL && hole->offset < kept_of(p, op))
+                status = fill_hole(p, op, i, hole, code, p->offsets[op], evidence);
+        }
+    }
+    return status;
+}
+
 int cnp_write(struct cnp_program *p, void *code, size_t size, void *data, size_t data_size, struct cnp_evidence *evidence)
 {
     if (!p->settled)
@@ -381,6 +398,8 @@ int cnp_write(struct cnp_program *p, void *code, size_t size, void *data, size_t
             status = write_ops(p, &AT(p->chunks, struct cluster, c), &jump, code, p->end, evidence);
     for (size_t c = 0; c < p->chunks.count && !status; c++)
         status = write_chunk(p, c, code, &done, evidence);
+    if (!status)
+        status = write_addresses(p, code, evidence);
     if (status)
         return status;
     write_data(p, code, done);

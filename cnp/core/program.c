@@ -1,5 +1,7 @@
 /* The program under construction: records with the form of each, and the things that their operands name. */
 
+static bool grow(struct cnp_program *program, size_t more);
+
 int cnp_program_open(struct cnp_program **program, struct cnp_library *library, struct cnp_evidence *evidence)
 {
     const struct cnp_allocator *a = &library->allocator;
@@ -8,6 +10,11 @@ int cnp_program_open(struct cnp_program **program, struct cnp_library *library, 
         return fail(evidence, CNP_NO_MEMORY, (size_t)-1, 0);
     memset(*program, 0, sizeof **program);
     (*program)->library = library;
+    if (!grow(*program, 1)) { /* offsets have an item more than records, also where there are none */
+        cnp_program_close(*program);
+        return fail(evidence, CNP_NO_MEMORY, (size_t)-1, 0);
+    }
+    (*program)->starts[0] = (*program)->offsets[0] = 0;
     return CNP_OK;
 }
 
@@ -46,6 +53,7 @@ void cnp_reset(struct cnp_program *program)
 #undef EMPTY
     program->seen.count = forms, program->met.count = met; /* cnp_plan forgets them */
     program->count = 0;
+    program->starts[0] = program->offsets[0] = 0;
     program->hot_bound = 0;
     program->symbols = program->limit = 0;
     program->planned = program->settled = program->moved = false;
@@ -114,6 +122,13 @@ int cnp_cell(struct cnp_program *program, uint64_t initial, uint32_t *number)
 int cnp_number(struct cnp_program *program, struct cnp_number value, uint32_t *number)
 {
     return add(program, &program->numbers, &value, sizeof value, number);
+}
+
+size_t cnp_numbers(const struct cnp_program *program) { return program->numbers.count; }
+
+struct cnp_number cnp_number_at(const struct cnp_program *program, uint32_t number)
+{
+    return AT(program->numbers, struct cnp_number, number);
 }
 
 int cnp_table(struct cnp_program *program, const uint32_t *labels, size_t count, uint32_t *number)

@@ -194,7 +194,8 @@ static int settle_specials(struct cnp_program *p, bool *done)
     for (size_t i = 0; i < p->cold.count; i++)
         AT(p->cold, struct piece, i).block = &form_of(p, AT(p->cold, struct piece, i).op)->block[0][1];
     memcpy(p->offsets, p->starts, (p->count + 1) * sizeof *p->offsets);
-    p->moved = true, p->rounds = 0, p->detours_used = 0;
+    p->moved = true, p->rounds = 0;
+    forget_veneers(p);
     int status = settle_rest(p);
     if (!status)
         status = special_exits(p);

@@ -386,14 +386,21 @@ static bool any_misses(const struct cnp_program *p)
     return false;
 }
 
-/* The layout of any program. */
-static int settle_slowly(struct cnp_program *p)
+/* Those of the last layout are none of this one. */
+static void forget_veneers(struct cnp_program *p)
 {
-    p->moved = true, p->rounds = 0, p->veneers.count = 0, p->detours_used = 0;
     struct list *maps[] = {&p->veneer_map, &p->detours};
+    p->veneers.count = 0, p->detours_used = 0;
     for (size_t i = 0; i < 2; i++)
         if (maps[i]->count)
             memset(maps[i]->data, 0, maps[i]->count * sizeof(struct entry));
+}
+
+/* The layout of any program. */
+static int settle_slowly(struct cnp_program *p)
+{
+    p->moved = true, p->rounds = 0;
+    forget_veneers(p);
     for (size_t i = 0; i < p->chunks.count; i++)
         AT(p->chunks, struct cluster, i).veneer = AT(p->chunks, struct cluster, i).last_veneer = NONE;
     for (size_t i = 0; i < p->cold.count; i++)

@@ -1,0 +1,484 @@
+"""Operations as records of 32 bytes (cnp/core/cnp_core.h draws them): operands as kinds and words, and back.
+
+    r[1], slot(8), label  --Things--> (R, 1), (SLOT, 8), (LABEL, 0)      what a record names has a number
+    records               --check---> Op                                 `read`: in Python; the core does the same
+                          --Records-> the core's, which chooses forms    where it is there
+
+`Records` holds a program under construction as long as operations are only appended and the core knows all their
+operands. While the core works the GIL is released; who comes in between is refused with StateError.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from cnp import native
+from cnp.emit import (
+    CELL,
+    FUNCTION,
+    HOME,
+    LABEL,
+    NUMBER,
+    POSITION,
+    RECORD,
+    SLOT,
+    SYMBOL,
+    TABLE,
+    TABLED,
+    UNSIGNED,
+    WIDE_KIND,
+    Batch,
+    F,
+    R,
+)
+from cnp.errors import LabelError, OperandError, StateError
+from cnp.library import Library
+from cnp.operands import At, Cell, Function, Label, Lazy, Register, Slot, Symbol, Table, Value
+from cnp.program import Op, Program, check_slots
+from cnp.stencil import Accept, Form, Operation
+
+NEAR = 0x7FFF  #: bits of a record's form that are its number
+CHUNK = 4096  #: records that are copied, then read by the core
+WHICH = struct.Struct("@PHB6B0P")  #: `struct recorded` of cnp/_record.c
+HALVES = {WIDE_KIND: struct.Struct("=q"), UNSIGNED: struct.Struct("=Q")}  #: words 4 and 5 as a number
+PAIR = struct.Struct("=2i")
+MOST_WIDE = 4  #: operands beside which one number has room for 64 bits
+OBJECTS = {
+    "f32",
+    "f64",
+    "cell",
+    "table",
+    "symbol",
+    "func",
+}  #: kinds of which a plain number is none, as it stands
+TAKES_NUMBERS, TAKES_POSITIONS, TAKES_THINGS = 1, 2, 4
+
+
+class UnknownError(Exception):
+    """A record cannot say this value."""
+
+
+class Things:
+    """What the records of a program name by number: labels, cells, tables, symbols, and numbers that have no room.
+
+    batch: the core's program, which numbers them likewise; None: there is none. known: label, cell or table -> number.
+    """
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.batch: Batch | None = None
+        self.known: dict[object, int] = {}
+        self.labels: list[Label] = []
+        self.cells: list[Cell] = []
+        self.tables: list[Table] = []
+        self.symbols: dict[str, int] = {}
+        self.numbers: list[int] = []
+        self.functions = bytearray()  # of each label: whether it is one
+
+    # ---- operands to words
+
+    def operand(self, value: object) -> tuple[int, int]:
+        """Kind and word. UnknownError: records have no word for it."""
+        if isinstance(value, Slot):
+            return (SLOT if value.offset >= 0 else HOME), value.offset
+        if isinstance(value, Register):
+            return (R if value.bank == "r" else F), value.index
+        if isinstance(value, Label):
+            if (
+                value.position is not None
+                and 0 <= value.position < 1 << 31
+                and self.program.is_position(value)
+            ):
+                return POSITION, value.position
+            return (FUNCTION if isinstance(value, Function) else LABEL), self._label(value)
+        if isinstance(value, Cell):
+            return CELL, self._cell(value)
+        if isinstance(value, Table):
+            return TABLE, self._table(value)
+        if isinstance(value, Symbol):
+            return SYMBOL, self._symbol(value.name)
+        if isinstance(value, bool) or not isinstance(value, int) or not -(1 << 63) <= value < 1 << 64:
+            raise UnknownError
+        if -(1 << 31) <= value < 1 << 31:
+            return NUMBER, value
+        return TABLED, self._number(value)
+
+    def _label(self, label: Label) -> int:
+        if label not in self.known:
+            if self.batch is not None:
+                self.batch.label()
+            self.known[label] = len(self.labels)
+            self.labels.append(label)
+            self.functions.append(isinstance(label, Function))
+        return self.known[label]
+
+    def _cell(self, cell: Cell) -> int:
+        if cell not in self.known:
+            if self.batch is not None:
+                if isinstance(cell, Lazy) or not isinstance(cell.initial, int):
+                    raise UnknownError
+                self.batch.cell(cell.initial)
+            self.known[cell] = len(self.cells)
+            self.cells.append(cell)
+        return self.known[cell]
+
+    def _table(self, table: Table) -> int:
+        if table not in self.known:
+            labels = [self._label(label) for label in table.labels]
+            if self.batch is not None:
+                self.batch.table(labels)
+            self.known[table] = len(self.tables)
+            self.tables.append(table)
+        return self.known[table]
+
+    def _symbol(self, name: str) -> int:
+        if name not in self.symbols:
+            if self.batch is not None:
+                self.batch.symbol(name)
+            self.symbols[name] = len(self.symbols)
+        return self.symbols[name]
+
+    def _number(self, value: int) -> int:
+        if self.batch is not None:
+            return self.batch.number(value)
+        self.numbers.append(value)
+        return len(self.numbers) - 1
+
+    def record(self, op: Op) -> bytes:
+        """An operation as a record. UnknownError: it has an operand that records have no word for."""
+        kinds, words, wide = 0, [0] * 6, len(op.values) <= MOST_WIDE
+        for n, value in enumerate(op.values):
+            if wide and isinstance(value, int) and not -(1 << 31) <= value < 1 << 31:
+                kind = WIDE_KIND if value < 1 << 63 else UNSIGNED
+                words[4:6] = PAIR.unpack(HALVES[kind].pack(value))
+                wide = False
+            else:
+                kind, words[n] = self.operand(value)
+            kinds |= kind << 4 * n
+        return RECORD.pack(op.operation.index, 0, kinds, *words)
+
+    # ---- words to operands
+
+    def value(self, kind: int, word: int, wide: tuple[int, int]) -> Value:
+        """An operand of a record. wide: its words 4 and 5. LookupError: there is no such kind or thing."""
+        if kind in (SLOT, HOME):
+            return Slot(word)
+        if kind in (R, F):
+            return Register("r" if kind == R else "f", word)
+        if kind == NUMBER:
+            return word
+        if kind in HALVES:
+            return int(HALVES[kind].unpack(PAIR.pack(*wide))[0])
+        if kind == POSITION and word >= 0:
+            return self.program.label_at(word)
+        if word < 0:
+            raise LookupError(kind)
+        if kind == TABLED:
+            return self.numbers[word] if self.batch is None else self.batch.number_at(word)
+        if kind == SYMBOL:
+            return Symbol(list(self.symbols)[word])
+        found: dict[int, list[Any]] = {LABEL: self.labels, FUNCTION: self.labels, CELL: self.cells, TABLE: self.tables}  # fmt: skip
+        value: Value = found[kind][word]
+        if kind == FUNCTION and not isinstance(value, Function):
+            raise LookupError(value)
+        return value
+
+    def values(self, operation: Operation, kinds: int, words: Sequence[int]) -> tuple[Value, ...]:
+        """The operands of a record that was checked."""
+        wide = (words[4], words[5])
+        return tuple(self.value(kinds >> 4 * n & 15, words[n], wide) for n in range(len(operation.operands)))
+
+    def leave(self) -> None:
+        """The core has the program no longer: what has a number keeps it."""
+        if self.batch is not None:
+            self.numbers = [self.batch.number_at(number) for number in range(self.batch.numbers())]
+            self.batch = None
+
+
+# ---- records of strangers, as the core reads them
+
+
+#: What takes what has an address, by its kind.
+PLACES = {
+    POSITION: ("label",),
+    LABEL: ("label", "symbol", "u64", "f64"),
+    FUNCTION: ("func", "label", "symbol", "u64", "f64"),
+    SYMBOL: ("func", "symbol", "u64", "f64"),
+    CELL: ("cell", "symbol", "u64", "f64"),
+    TABLE: ("table",),
+}
+NUMBERS = (NUMBER, WIDE_KIND, UNSIGNED, TABLED)
+OTHERS = {"r", "f", "slot", *(kind for kinds in PLACES.values() for kind in kinds)} - {"u64", "f64"}
+BITS = {"u32": 32, "f32": 32, "u64": 64, "f64": 64, "symbol": 64}
+
+
+def read(
+    things: Things, index: int, record: tuple[int, ...], function: Function
+) -> tuple[Operation, tuple[Value, ...]]:
+    """The operation of a record with its operands. OperandError: it is none, or names what there is not; a slot lies
+    outside of the function's frame."""
+    number, _, kinds, *words = record
+    library = things.program.library
+    if number >= len(library.operations):
+        raise strange(index, "", "", number)
+    operation = library[library.operations[number]]
+    count = len(operation.operands)
+    found = [kinds >> 4 * n & 15 for n in range(8)]
+    if any((kind == 0) != (n >= count) for n, kind in enumerate(found)):
+        raise strange(index, operation.name, "", kinds)
+    values: list[Value] = []
+    for n, kind in enumerate(found[:count]):
+        try:
+            values.append(things.value(kind, words[n], (words[4], words[5])))
+            check_register(things.program, kind, values[-1])
+        except LookupError:
+            raise strange(index, operation.name, str(n), words[n]) from None
+    slots = tuple(value if kind == SLOT else None for kind, value in zip(found, values, strict=False))
+    try:
+        check_slots(operation, slots, function)
+    except OperandError as error:
+        error.evidence["index"] = index
+        raise
+    return operation, tuple(values)
+
+
+def check_register(program: Program, kind: int, value: Value) -> None:
+    """LookupError: the vocabulary has no such register, or none whose home this is."""
+    registers = program.library.registers
+    if isinstance(value, Register) and not 0 <= value.index < len(registers.get(value.bank, ())):
+        raise LookupError(value)
+    if kind == HOME:
+        every = [Register(bank, n) for bank, numbers in registers.items() for n in range(len(numbers))]
+        if value not in [Slot(program.library.home(register)) for register in every]:
+            raise LookupError(value)
+
+
+def strange(index: int, name: str, operand: str, value: object) -> OperandError:
+    """The error for a record that names what there is not."""
+    message = f"record {index}: {name or f'operation {value}'}: there is no such operation, kind or thing"
+    return OperandError(message, op=name, operand=operand, value=value, allowed="", index=index)
+
+
+def chosen(library: Library, index: int, operation: Operation, kinds: int, values: tuple[Value, ...]) -> Op:
+    """A record's operation with the first form that takes its operands. OperandError: none does."""
+    given = [kinds >> 4 * n & 15 for n in range(len(values))]
+    for form in operation.forms:
+        if form.feature and form.feature not in library.features:
+            continue
+        held = list(map(held_by, form.accepts, given, values))
+        if all(value is not None for value in held) and is_tied(form, values):
+            return Op(operation, form, tuple(held), None)  # type: ignore[arg-type]
+    message = f"op {index}: no form of {operation.name} takes its operands"
+    raise OperandError(message, op=operation.name, operand="", value=None, allowed="", index=index)
+
+
+def held_by(accept: Accept, kind: int, value: Value) -> Value | None:
+    """An operand as a form holds it; None if it does not take it."""
+    if isinstance(value, Slot):
+        number, fits = value.offset, accept.kind == "slot"
+    elif isinstance(value, Register):
+        return value if accept.kind == value.bank and accept.mask >> value.index & 1 else None
+    elif kind in NUMBERS:
+        assert isinstance(value, int)
+        size = 1 << BITS.get(accept.kind, 0)
+        number = value = value + size if -(size >> 1) <= value < 0 else value
+        if accept.kind == "symbol":
+            return value
+        fits = accept.kind not in OTHERS
+    else:
+        return value if accept.kind in PLACES[kind] else None
+    return value if fits and accept.low <= number <= accept.high and number % accept.align == 0 else None
+
+
+def is_tied(form: Form, values: tuple[Value, ...]) -> bool:
+    """Whether operands are equal and different where a form says so: slots, and registers of one bank."""
+    for a, b in form.same:
+        if values[a] != values[b] or not isinstance(values[a], (Slot, Register)):
+            return False
+    return not any(values[a] == values[b] and isinstance(values[a], Register) for a, b in form.differ)
+
+
+# ---- the core's
+
+
+class Records:
+    """The operations of a program under construction, as the core has them. sources, meant: what `Op` says besides, by
+    position. bounds: bytes of code and data at most, as `plan` found them."""
+
+    def __init__(self, program: Program, things: Things) -> None:
+        self.program, self.things = program, things
+        self.library = program.library
+        self.batch = things.batch = Batch(program.library)
+        self.sources: dict[int, At] = {}
+        self.meant: dict[int, tuple[Value, ...]] = {}
+        self.bounds = (0, 0)
+        self._lock = threading.RLock()
+        known = {"numbers": things.known, "sources": self.sources, "r": "r", "f": "f"}
+        classes = {
+            "slot": Slot,
+            "bank": Register,
+            "label": Label,
+            "function": Function,
+            "cell": Cell,
+            "table": Table,
+        }
+        self._recorder = self.batch.recorder({name: id(item) for name, item in (known | classes).items()})
+
+    def __len__(self) -> int:
+        return len(self.batch)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """The core works on the program, perhaps without the GIL. StateError: somebody else does so."""
+        if not self._lock.acquire(blocking=False):
+            raise StateError("another thread works on this program", state="busy")
+        was, self._recorder.open = self._recorder.open, 0
+        try:
+            yield
+        finally:
+            self._recorder.open = was
+            self._lock.release()
+
+    def close(self) -> None:
+        """No operation comes from C any more."""
+        with self.alone():
+            self.things.leave()
+        self.stop()
+
+    def stop(self) -> None:
+        """The program is closed, or another one begins."""
+        self._recorder.open = 0
+
+    # ---- operations come
+
+    def callable(self, operation: Operation, slow: Callable[..., int]) -> Callable[..., int]:
+        """An operation as a function that appends it. slow: what is called where C does not know what to do."""
+        known = self.batch.library.takes
+        if operation.name not in known:
+            known[operation.name] = [takes_of(operation, n) for n in range(len(operation.operands))]
+        takes = known[operation.name]
+        address = int(self.batch.address(self._recorder))
+        which = WHICH.pack(address, operation.index, len(takes), *takes, *[0] * (6 - len(takes)))
+        return native.make_recorded(which, slow, self)
+
+    def append(self, ops: list[Op]) -> bool:
+        """Take operations as they are. False: the core does not know an operand, or would take another form; then the
+        program is no longer here."""
+        start = len(self)
+        try:
+            if any(self.library[op.operation.name] is not op.operation for op in ops):
+                return False
+            data = b"".join(map(self.things.record, ops))
+            with self.alone():
+                self.batch.extend(data)
+        except (UnknownError, OperandError, LabelError):
+            return False
+        if any(
+            found.form is not op.form
+            for found, op in zip(self.ops(range(start, len(self))), ops, strict=True)
+        ):
+            return False
+        for position, op in enumerate(ops, start):
+            if op.at is not None:
+                self.sources[position] = op.at
+            if op.meant is not None:
+                self.meant[position] = op.meant
+        return True
+
+    def extend(self, data: memoryview) -> None:
+        """Take records from a buffer of bytes, which are copied once, and checked as copies: others may write there."""
+        batch, functions = self.batch, self.things.functions
+        with self.alone():
+            batch.room(len(data) // RECORD.size)
+            for start in range(0, len(data), CHUNK * RECORD.size):
+                count = batch.copy(data[start : start + CHUNK * RECORD.size])
+                good = batch.first_impostor(count, functions)
+                batch.adopt(good)
+                if good < count:
+                    raise self._impostor()
+
+    def _impostor(self) -> OperandError:
+        """The error for the record behind the last one, which means a label as a function."""
+        index = len(self)
+        number, *_ = self.batch.record(index)
+        names = self.library.operations
+        return strange(index, names[number] if number < len(names) else "", "", number)
+
+    def begin(self, function: Function) -> bool:
+        """Begin the code of a function. False: the core has no such functions."""
+        number = self.things.operand(function)[1]
+        try:
+            with self.alone():
+                self.batch.function(function.frame, number)
+        except OperandError:
+            return False
+        return True
+
+    # ---- and are looked at
+
+    def ops(self, positions: Iterable[int]) -> Iterator[Op]:
+        """The operations at some positions."""
+        library, things = self.library, self.things
+        for position in positions:
+            with self.alone():
+                number, form, kinds, *words = self.batch.record(position)
+                operation = library[library.operations[number]]
+                values = things.values(operation, kinds, words)
+            yield Op(operation, operation.forms[form & NEAR], values, self.sources.get(position), self.meant.get(position))  # fmt: skip
+
+    def select(self, calls: bool = False, kinds: Iterable[int] = ()) -> Iterator[tuple[int, Op]]:
+        """The operations that make native calls, if those are asked for, or have an operand of one of these kinds, with
+        their positions."""
+        rows = self.library.facts["operations"]  # to ask all operations would make objects of them
+        marked = bytearray(calls and bool(calling) for _, _, calling, *_ in rows)
+        wanted, start, count = sum(1 << kind for kind in kinds), 0, len(self)
+        while start < count:
+            with self.alone():
+                positions = self.batch.select(start, marked, wanted, CHUNK)
+            yield from zip(positions, self.ops(positions), strict=True)
+            start = positions[-1] + 1 if len(positions) == CHUNK else count
+
+    # ---- the whole
+
+    def whole(self) -> bool:
+        """Whether the core knows everything that the program has beside its operations."""
+        program = self.program
+        if program.cold or program.aligned or program.lazy:
+            return False
+        if any(section.data or section.fixes for section in program.sections.values()):
+            return False
+        exported = [label for label in program.exports.values() if isinstance(label, Label)]
+        if len(exported) < len(program.exports):
+            return False
+        return all(label.address is None for label in (*self.things.labels, *exported))
+
+    def plan(self) -> None:
+        """Check the program and collect what belongs to it. LabelError, OperandError: as `Program.check`."""
+        program = self.program
+        if program.composed:
+            for position, op in self.select(kinds=[POSITION]):
+                program.check_op(position, op)
+        try:
+            with self.alone():
+                for number, label in enumerate(self.things.labels):
+                    self.batch.bind(number, -1 if label.position is None else label.position)
+                self.bounds = self.batch.link(program.roots)
+        except LabelError as error:  # the core has numbers for it, the program has names
+            if 0 <= error.index < len(self):
+                program.check_op(error.index, program.ops[error.index])
+            program.check_functions()
+            raise
+
+
+def takes_of(operation: Operation, number: int) -> int:
+    """What C may write of an operand that is no register or slot: numbers, positions, things."""
+    kinds = {form.accepts[number].kind for form in operation.forms}
+    if operation.operands[number].kind == "label":
+        return TAKES_POSITIONS | TAKES_THINGS
+    if kinds & {"f32", "f64"}:
+        return 0
+    return TAKES_THINGS if kinds & OBJECTS else TAKES_THINGS | TAKES_NUMBERS
