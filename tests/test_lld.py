@@ -16,7 +16,7 @@ What differs:
   are: lld may take any place that holds the same bytes.
 * Short jumps between the parts of a stencil want them side by side. A few near variants are so long that this does not
   help in either order: no program uses them, and lld does not see them.
-* Several objects may define a routine, each for itself; the library has the last one. Each is compared where it is.
+* Several objects may define a routine, each for itself; the library has the first one. Each is compared where it is.
 * To lld a PowerPC function at address 0 is one that does not exist, and a branch to it goes nowhere.
 """
 
@@ -71,11 +71,19 @@ def templates(built: Made, library: Library) -> dict[str, Template]:
     return found
 
 
+class Renewed(dict[str, Block]):
+    """Routines that are read again, in the place of those that serve all objects."""
+
+    def setdefault(self, name: str, block: Block) -> Block:
+        self[name] = block
+        return block
+
+
 def routines_of(built: Made, image: bytes, target: Target) -> dict[str, Template]:
     """The routines of an object as they are read in it, by section."""
     names = {section for section in code_sections(image) if section.startswith(".text.")}
     read = built.extracted
-    again = Extracted({}, dict(read.routines), list(read.constants), list(read.imports), dict(read.places))
+    again = Extracted({}, Renewed(read.routines), list(read.constants), list(read.imports), dict(read.places))
     routines = extract([image], target, {}, result=again).routines if names else {}
     return {section: Template(section, routines[section.removeprefix(".text.")], (), ()) for section in names}
 
