@@ -32,7 +32,9 @@ def parsed(image: bytes) -> tuple[Any, tuple[Any, ...]]:
     return elf, tuple(elf.iter_sections())
 
 
-Reference = tuple[str, str, int]  #: section, symbol, place of its number in the file
+Reference = tuple[
+    str, str, int
+]  #: section; symbol, or a routine by its section; place of its number in the file
 
 
 @cache
@@ -55,9 +57,9 @@ def references(image: bytes) -> tuple[Reference, ...]:
                     home.startswith(".text.") and home != name and symbol["st_info"]["type"] != "STT_SECTION"
                 )
                 if symbol.name and (index == "SHN_UNDEF" or routine):
-                    found.append(
-                        (name, symbol.name, section["sh_offset"] + number * section["sh_entsize"] + place)
-                    )
+                    called = home.removeprefix(".text.") if routine else symbol.name
+                    at = section["sh_offset"] + number * section["sh_entsize"] + place
+                    found.append((name, called, at))
     return tuple(found)
 
 
