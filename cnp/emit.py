@@ -48,6 +48,7 @@ ACCEPTS = {
 }  # fmt: skip
 SIGNED, PLAIN_UNSIGNED = 3, 4
 Buffer: TypeAlias = Any  #: bytes, array, memoryview, numpy array, mmap …
+SOME_ODD = 256  #: hot blocks that room is made for at first
 LEAVES = ("cnp.stub.exit", "cnp.stub.trap", "cnp.stub.unwind")
 
 
@@ -435,10 +436,14 @@ class Batch:
 
     def odd_blocks(self) -> bytes:
         """Each a `struct cnp_block`: those that are not the hot one of an operation up to where the next begins."""
-        none, lib = self._ffi.NULL, self._lib
-        blocks = self._ffi.new("struct cnp_block[]", lib.cnp_odd_blocks(self._handle, none, 0))
-        lib.cnp_odd_blocks(self._handle, blocks, len(blocks))
-        return bytes(self._ffi.buffer(blocks))
+        lib, handle = self._lib, self._handle
+        found = lib.cnp_blocks(handle) - len(self) + SOME_ODD  # of hot ones there are few as a rule
+        room = 0
+        while room < found:
+            room = found
+            blocks = self._ffi.new("struct cnp_block[]", room)
+            found = lib.cnp_odd_blocks(handle, blocks, room)
+        return bytes(self._ffi.buffer(blocks, found * self._ffi.sizeof("struct cnp_block")))
 
     def cell_place(self, cell: int) -> int:
         """Where a cell lies, in bytes from the data's base; -1: nothing uses it."""
