@@ -80,7 +80,7 @@ class CoreLibrary:
         self.library = library
         self.target = library.target
         self._keep: list[Any] = []
-        self.takes: dict[str, list[int]] = {}  # what cnp/records.py knows of operations
+        self.takes: dict[str, bytes] = {}  # what cnp/records.py knows of operations
         self.tables = tables = self._tables()
         evidence = self.ffi.new("struct cnp_evidence *")
         heap = self.ffi.new("struct cnp_allocator *", {"resize": self.ffi.addressof(self.lib, "cnp_heap")})
@@ -456,6 +456,12 @@ class Batch:
     def offset(self, position: int) -> int:
         """Where one operation begins."""
         return int(self._lib.cnp_offsets(self._handle)[position])
+
+    def routines(self) -> dict[str, int]:
+        """The addresses of the routines that the image has."""
+        address, handle = self._lib.cnp_routine_address, self._handle
+        found = {name: address(handle, n) for n, name in enumerate(self.library.library.routine_names)}
+        return {name: int(where) for name, where in found.items() if where}
 
     def routine_address(self, name: str) -> int:
         return int(self._lib.cnp_routine_address(self._handle, self.library.routine(name)))

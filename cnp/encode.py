@@ -65,7 +65,6 @@ def linked(records: Records, base: int, data_base: int, addresses: dict[str, int
     offsets = batch.offset_array()
     end = align(data_base + len(data), program.sections[DATA].align)
     sections = {RODATA: base + len(code), DATA: end}
-    routines = {name: batch.routine_address(name) for name in records.library.routine_names}
     return Image(
         base,
         code,
@@ -75,7 +74,7 @@ def linked(records: Records, base: int, data_base: int, addresses: dict[str, int
         Ranges(offsets, batch.odd_blocks()),
         dict(symbols(program, base, offsets)),
         dict(cells(records, used)),
-        {name: address for name, address in routines.items() if address},
+        batch.routines(),
         used,
         addresses,
         sections,

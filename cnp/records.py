@@ -43,7 +43,7 @@ from cnp.stencil import Accept, Form, Operation
 
 NEAR = 0x7FFF  #: bits of a record's form that are its number
 CHUNK = 4096  #: records that are copied, then read by the core
-WHICH = struct.Struct("@PHB6B0P")  #: `struct recorded` of cnp/_record.c
+WHICH = struct.Struct("@PHB6s0P")  #: `struct recorded` of cnp/_record.c
 HALVES = {WIDE_KIND: struct.Struct("=q"), UNSIGNED: struct.Struct("=Q")}  #: words 4 and 5 as a number
 PAIR = struct.Struct("=2i")
 MOST_WIDE = 4  #: operands beside which one number has room for 64 bits
@@ -358,11 +358,11 @@ class Records:
     def callable(self, operation: Operation, slow: Callable[..., int]) -> Callable[..., int]:
         """An operation as a function that appends it. slow: what is called where C does not know what to do."""
         known = self.batch.library.takes
-        if operation.name not in known:
-            known[operation.name] = [takes_of(operation, n) for n in range(len(operation.operands))]
-        takes = known[operation.name]
-        address = int(self.batch.address(self._recorder))
-        which = WHICH.pack(address, operation.index, len(takes), *takes, *[0] * (6 - len(takes)))
+        takes = known.get(operation.name)
+        if takes is None:
+            count = len(operation.operands)
+            takes = known[operation.name] = bytes(takes_of(operation, n) for n in range(count))
+        which = WHICH.pack(self.batch.address(self._recorder), operation.index, len(takes), takes)
         return native.make_recorded(which, slow, self)
 
     def append(self, ops: list[Op]) -> bool:

@@ -332,12 +332,14 @@ class OneByOne(Framed):
         super().__init__(program)
         self.calls = calls(unpack(program.records.view()))
         self.vocabulary = runtime.load("ops")
+        self.assembler = self.vocabulary.assembler()
         self.image: patch.Image | None = None
 
     def assembled(self) -> runtime.Assembler:
-        asm = self.vocabulary.assembler()
-        append(asm, self.calls)
-        return asm
+        """The workload in an assembler that there is already."""
+        self.assembler.reset()
+        append(self.assembler, self.calls)
+        return self.assembler
 
     def encoded(self) -> patch.Image:
         """The code for an address."""
@@ -366,10 +368,10 @@ class PurePython(OneByOne):
     """cnp without its core: chosen, laid out and patched in Python."""
 
     def assembled(self) -> runtime.Assembler:
-        asm = self.vocabulary.assembler()
-        asm.program.ops.listed()  # no records
-        append(asm, self.calls)
-        return asm
+        self.assembler.reset()
+        self.assembler.program.ops.listed()  # no records
+        append(self.assembler, self.calls)
+        return self.assembler
 
     def encoded(self) -> patch.Image:
         return patch.encode(self.assembled().close(), BASE)
