@@ -24,7 +24,7 @@ from cnp.bounds import Memory
 from cnp.choose import chooser, refusal
 from cnp.compose import Composer, Cost, cost
 from cnp.editing import Ops
-from cnp.emit import RECORD, Buffer
+from cnp.emit import RECORD, Buffer, flat
 from cnp.errors import LabelError, OperandError, StateError
 from cnp.fuse import fuse
 from cnp.invoke import Step, check_base, note_prototype, steps_of
@@ -145,15 +145,7 @@ class Assembler:
         is wrong; those before it are appended then. Records are not composed: OperandError where no form takes one.
         """
         self._check_open()
-        try:
-            data = memoryview(records).cast("B")
-        except TypeError as error:
-            message = (
-                f"records are a buffer of bytes that lie one behind the other, not {type(records).__name__}"
-            )
-            raise OperandError(
-                message, op="", operand="records", value=records, allowed="a buffer"
-            ) from error
+        data = flat("records", records)
         if len(data) % RECORD.size:
             message = f"{len(data)} bytes are no whole number of records of {RECORD.size} bytes"
             raise OperandError(message, op="", operand="records", value=len(data), allowed=RECORD.size)
@@ -178,6 +170,8 @@ class Assembler:
         more than 32 bits get a number here. OperandError: it has none, as what lies beside a place; LabelError."""
         for label in value.labels if isinstance(value, Table) else (value,):
             self._own_open(label)
+        if isinstance(value, Register):
+            self.library.home(value)  # OperandError: the vocabulary has no such register
         if isinstance(value, Cell) and (isinstance(value, Lazy) or not isinstance(value.initial, int)):
             self.program.ops.listed()  # the core knows no such cells
         try:

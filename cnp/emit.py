@@ -245,6 +245,16 @@ def core_library(library: Library) -> CoreLibrary:
     return found
 
 
+def flat(name: str, buffer: object) -> memoryview:
+    """The bytes of a buffer. OperandError: it is none, or they do not lie one behind the other."""
+    try:
+        view = memoryview(buffer)  # type: ignore[arg-type]
+        return view.cast("B") if view.nbytes else memoryview(b"")
+    except TypeError as error:
+        message = f"{name}: give a buffer of bytes that lie one behind the other, not this {type(buffer).__name__} ({error})"
+        raise OperandError(message, op="", operand=name, value=buffer, allowed="a buffer") from error
+
+
 # ---- the program
 
 

@@ -84,6 +84,8 @@ class Things:
     def operand(self, value: object) -> tuple[int, int]:
         """Kind and word. UnknownError: records have no word for it."""
         if isinstance(value, Slot):
+            if not -(1 << 31) <= value.offset < 1 << 31:
+                raise UnknownError
             return (SLOT if value.offset >= 0 else HOME), value.offset
         if isinstance(value, Register):
             return (R if value.bank == "r" else F), value.index
@@ -173,7 +175,7 @@ class Things:
             return word
         if kind in HALVES:
             return int(HALVES[kind].unpack(PAIR.pack(*wide))[0])
-        if kind == POSITION and word >= 0:
+        if kind == POSITION:  # one where nothing can be is an unbound label, as it is in a call
             return self.program.label_at(word)
         if word < 0:
             raise LookupError(kind)
@@ -414,7 +416,7 @@ class Records:
         try:
             with self.alone():
                 self.batch.function(function.frame, number)
-        except OperandError:
+        except (OperandError, OverflowError):
             return False
         return True
 

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from cnp import encode, interpret, patch, saved, source, targets
 from cnp.assembler import Assembler as BareAssembler
 from cnp.code import Code, Entry
+from cnp.emit import flat
 from cnp.errors import LibraryError, OperandError, StateError
 from cnp.library import Library
 from cnp.operands import Function, Label
@@ -229,12 +230,13 @@ class Assembler(BareAssembler):
     ) -> patch.Image:
         """Write code that is to run at `base` into a buffer, and what may be written while it runs, for `data_base`, into
         another: of at least the sizes of `link()`, if they are to hold the program anywhere. OperandError: a buffer is
-        too small or cannot be written."""
+        too small, cannot be written or does not lie in one piece."""
+        views = flat("buffer", buffer), flat("data", data)
         image = self.encode(base, data_base)
-        views = memoryview(buffer).cast("B"), memoryview(data).cast("B")
         for name, view, content in zip(("buffer", "data"), views, (image.code, image.data), strict=True):
             if len(view) < len(content) or (content and view.readonly):
-                message = f"{name} has {len(view)} bytes{' that cannot be written' if view.readonly else ''}, not {len(content)}"
+                wrong = f"has {len(view)} bytes" if len(view) < len(content) else "cannot be written"
+                message = f"{name} {wrong}; the program takes {len(content)} there"
                 raise OperandError(
                     message, op="", operand=name, value=len(view), allowed=(len(content), None)
                 )

@@ -84,9 +84,11 @@ def test_buffers_that_do_not_do() -> None:
         (bytearray(16), bytearray(sizes.data)),
         (bytearray(sizes.code), b""),
         (bytes(sizes.code), bytearray(sizes.data)),
+        (memoryview(bytearray(2 * sizes.code))[::2], bytearray(sizes.data)),
+        (None, bytearray(sizes.data)),
     ):
         with pytest.raises(OperandError) as caught:
-            asm.encode_into(code, 0, data)
+            asm.encode_into(code, 0, data)  # type: ignore[arg-type]
         assert caught.value.operand in ("buffer", "data")
     assert sizes.code > 16
 

@@ -323,10 +323,36 @@ def test_records_come_into_a_function_of_an_open_program(pure: bool) -> None:
 
 
 @WAYS
+def test_a_position_where_nothing_can_be_is_an_unbound_label(pure: bool) -> None:
+    asm = vocabulary(pure)
+    asm.function("f", frame=32)
+    asm.extend(record(asm, "jump", (POSITION, -5)) + record(asm, "ret", slot(0)))
+    assert [op.operation.name for op in asm.ops] == ["jump", "ret"]
+    with pytest.raises(LabelError) as caught:
+        asm.check()
+    assert caught.value.index == 0
+    del asm.ops[0]
+    assert asm.build()["f"].run(frame=frame_of(asm, 9)).value == 9
+
+
+@WAYS
+def test_buffers_in_pieces_are_refused_and_empty_ones_are_none(pure: bool) -> None:
+    asm = vocabulary(pure)
+    asm.function("f", frame=32)
+    data = record(asm, "i64_add", slot(0), slot(0), slot(8)) * 2
+    with pytest.raises(OperandError, match="contiguous") as caught:
+        asm.extend(memoryview(data)[::2])
+    assert caught.value.operand == "records"
+    for empty in (b"", array("i"), (ctypes.c_int * 8 * 0)()):
+        assert asm.extend(empty) == len(asm.ops) == 0
+
+
+@WAYS
 def test_operands_that_records_cannot_say(pure: bool) -> None:
     asm, other = vocabulary(pure), vocabulary(pure)
     asm.function("f", frame=8)
-    for value in (1 << 64, 1.5, True, "x", asm.here() + 8, asm.data.label("d")):
+    places = (slot(1 << 31), Register("r", 99), Register("x", 1))
+    for value in (1 << 64, 1.5, True, "x", asm.here() + 8, asm.data.label("d"), *places):
         with pytest.raises(OperandError):
             asm.operand(value)
     with pytest.raises(LabelError):
