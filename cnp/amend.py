@@ -67,6 +67,9 @@ class Users:
 def amend(code: Code, position: int, operand: str, value: object) -> None:
     """Give an operation another operand. Raises as `Code.patch` says; nothing is changed then."""
     program, image = code.program, code.image
+    if program.codes > 1:
+        message = "another code object was built from this program, so that it cannot be patched; reset() the assembler"
+        raise StateError(message, state="shared")
     old = program.ops[code.position(position)]
     new = with_operand(program, old, operand, value)
     changed = tuple(None if a is b else a for a, b in zip(new.values, old.values, strict=True))
@@ -90,11 +93,12 @@ def with_operand(program: Program, op: Op, operand: str, value: object) -> Op:
     operation, form = op.operation, op.form
     names = [declared.name for declared in operation.operands]
     facts = {"op": operation.name, "operand": operand, "value": value}
+    if op.meant is not None:
+        message = f"this {operation.name} belongs to an operation that was composed of several"
+        raise StateError(message, state="composed")
     if operand not in names:
         message = f"{operation.name} has no operand {operand!r}; there are {', '.join(names) or 'none'}"
         raise OperandError(message, **facts, allowed=names)
-    if op.meant is not None:
-        raise StateError(f"this {operation.name} was composed of several operations", state="composed")
     number = names.index(operand)
     accept = form.accepts[number]
     if isinstance(value, int) and not isinstance(value, bool) and accept.kind == "label":

@@ -68,6 +68,7 @@ class Code:
         self._links: dict[str, object] = {}  # what the cells of lazy functions point into
         self._entries = program.entries()
         self._interpreter: Interpreter | None = None
+        program.codes += 1
 
     def __getitem__(self, name: str) -> Entry:
         """The function of that name; LabelError if there is none."""
@@ -125,7 +126,8 @@ class Code:
         """Give an operation another operand, of those that its form takes, while nobody runs this code.
 
         StateError: a run is under way, or nobody can know (a callable was made, other code has symbols of this one, the
-        process was forked); the operation was composed, or other code would have to move. OperandError, LabelError,
+        process was forked); another code object was built from the same program; the operation was composed, or other
+        code would have to move. OperandError, LabelError,
         RangeError: as when it is assembled. Nothing is changed then. The caller knows who has an address of it.
         """
         with self.users.amending():

@@ -55,7 +55,7 @@ class Program:
     named: labels and functions by their global names; exports: further names. lazy: cells for functions of others.
     sections: data by name. cold: operations that lie away from the others; aligned: position -> bytes that its operation
     is aligned to. composed: where an operation was composed of several, first position -> how many. prototypes: of symbols
-    that were called by a signature.
+    that were called by a signature. codes: how many code objects were made of it.
     """
 
     library: Library
@@ -71,6 +71,7 @@ class Program:
     aligned: dict[int, int] = field(default_factory=dict)
     composed: dict[int, int] = field(default_factory=dict)
     prototypes: dict[str, str] = field(default_factory=dict)
+    codes: int = 0
     _positions: dict[int, Label] = field(default_factory=dict)
 
     def label_at(self, position: int) -> Label:

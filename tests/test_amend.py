@@ -94,9 +94,10 @@ def test_what_was_composed(scheme: str) -> None:
     asm.i64_rotl(r[1], r[2], 70000)
     asm.ret(r[1])
     code = asm.build()
-    with pytest.raises(StateError) as caught:
-        code.patch(0, "a", slot(0))
-    assert caught.value.state == "composed"
+    for operand in ("a", "b"):  # the last is none of the move that stands there
+        with pytest.raises(StateError) as caught:
+            code.patch(0, operand, slot(0))
+        assert caught.value.state == "composed"
 
 
 def test_code_that_may_be_running(scheme: str) -> None:
@@ -156,3 +157,19 @@ def test_after_a_fork(scheme: str) -> None:
     else:
         code.patch(0, "b", 7)
         assert values(code) == [7, 7]
+
+
+def test_two_of_one_program(scheme: str) -> None:
+    """The program is both's: one that was patched would no longer be what the other one runs."""
+    asm = cnp.load("ops").assembler()
+    asm.function("f", frame=8)
+    asm.i64_move(r[0], 1000)
+    asm.ret(r[0])
+    one = asm.build()
+    one.patch(0, "a", 2000)
+    other = asm.build()
+    for code in (one, other):
+        with pytest.raises(StateError) as caught:
+            code.patch(0, "a", 3000)
+        assert caught.value.state == "shared"
+        assert values(code) == [2000, 2000]
