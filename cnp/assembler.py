@@ -362,20 +362,17 @@ class Assembler:
     def declare(self, name: str, frame: int) -> Function:
         """A function whose code comes later: bind it with `begin`. LabelError: the name is taken."""
         self._check_open()
-        if frame < 0 or frame % 8:
-            raise OperandError(
-                f"frame is {frame} bytes; give a multiple of 8",
-                op=name,
-                operand="frame",
-                value=frame,
-                allowed=8,
-            )
+        if not is_frame(frame):
+            message = f"frame is {frame!r} bytes; give a multiple of 8"
+            raise OperandError(message, op=name, operand="frame", value=frame, allowed=8)
         self._check_name(name)
         new = self.program.named[name] = Function(name, self.program, None, True, frame=frame)
         return new
 
     def begin(self, function: Function) -> Function:
         """Begin the code of a declared function here."""
+        if not isinstance(function, Function):
+            raise no_label("begin", function, "a function that was declared")
         self.bind(function)
         if self.program.functions:
             self.program.functions[-1].end = len(self.program.ops)
@@ -406,6 +403,8 @@ class Assembler:
         address: bind it to what lies there instead, which is no operation of this program."""
         self._check_open()
         label = self[label] if isinstance(label, str) else label
+        if not isinstance(label, Label):
+            raise no_label("bind", label, "a label of code, or a name")
         self._own(label)
         if label.position is not None or label.address is not None:
             where = f"op {label.position}" if label.address is None else f"address {label.address:#x}"
@@ -487,6 +486,11 @@ class Assembler:
     def cell(self, initial: int | Place = 0) -> Cell:
         """A word of data that several operations share. initial: a number or the address of a place."""
         self._own(initial)
+        if not isinstance(initial, (Place, int)):
+            message = f"cell: {initial!r} is no number and has no address"
+            raise OperandError(
+                message, op="cell", operand="initial", value=initial, allowed="a number or a place"
+            )
         return Cell(initial if isinstance(initial, Place) else word(initial))
 
     def lazy(self, name: str, until: Function, frame: int) -> Lazy:
@@ -496,7 +500,7 @@ class Assembler:
         have at most.
         """
         self._own_open(until)
-        if not isinstance(until, Function) or frame < 0 or frame % 8:
+        if not isinstance(until, Function) or not is_frame(frame):
             message = f"lazy {name}: give a function of this program and a frame of a multiple of 8 bytes"
             raise OperandError(message, op=name, operand="until", value=(until, frame), allowed="a function")
         if name in self.program.lazy:
@@ -504,9 +508,13 @@ class Assembler:
         new = self.program.lazy[name] = Lazy(until, name, frame)
         return new
 
-    def table(self, *labels: Label) -> Table:
-        """A jump table, 8 bytes an entry. `asm.rodata` holds those of other shapes."""
-        return Table(labels)
+    def table(self, *labels: Label | int) -> Table:
+        """A jump table of labels and positions, 8 bytes an entry. `asm.rodata` holds those of other shapes."""
+        found = [self.program.label_at(o) if type(o) is int else o for o in labels]
+        for label in found:
+            if not isinstance(label, Label):
+                raise no_label("table", label, "labels and positions")
+        return Table(tuple(found))  # type: ignore[arg-type]
 
     # ---- the end
 
@@ -532,3 +540,15 @@ class Assembler:
         if self.program.functions:
             self.program.functions[-1].end = len(self.program.ops)
         return self.program
+
+
+def is_frame(size: object) -> bool:
+    """Whether a frame can have so many bytes."""
+    return isinstance(size, int) and 0 <= size < 1 << 63 and size % 8 == 0
+
+
+def no_label(op: str, value: object, allowed: str) -> OperandError:
+    """The error for what stands where a label should."""
+    return OperandError(
+        f"{op}: {value!r} is no label; give {allowed}", op=op, operand="label", value=value, allowed=allowed
+    )

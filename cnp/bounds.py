@@ -36,8 +36,9 @@ class Memory:
                 allowed = "a slot or a register r[…]"
                 message = f"memory: {name} is {place!r}; give {allowed} that holds it"
                 raise OperandError(message, op="memory", operand=name, value=place, allowed=allowed)
-            if isinstance(place, Register):
-                asm.library.home(place)  # OperandError: the vocabulary has no such register
+            if isinstance(place, Register) and not 0 <= place.index < len(asm.library.registers.get("r", ())):
+                message = f"memory: {name} is {place!r}, which the vocabulary does not have"
+                raise OperandError(message, op="memory", operand=name, value=place, allowed="its registers")
 
     def op(self, name: str, *operands: object, at: At | None = None) -> int:
         """Append a load or store; its position. OperandError: there is none of that name, or it takes other operands."""

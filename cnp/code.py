@@ -253,9 +253,14 @@ class Entry:
         """
         code, name = self.code, self.name
         places = self._places(signature, arguments)
-        code.users.shared = f"{name} was made a callable, which may be running"
         depth = min(depth, CALLABLE_SPARE // max(1, code.needs.native - CALLABLE_FRAME))
         size = code.needs.frame_bytes(self.function.frame, depth)
+        if places and max(places) > size - 8:
+            message = (
+                f"{name}: {len(places)} arguments do not lie in its frame of {self.function.frame} bytes"
+            )
+            raise OperandError(message, op=name, operand="arguments", value=len(places), allowed=size // 8)
+        code.users.shared = f"{name} was made a callable, which may be running"
 
         def failed(kind: int, trap: int, frame: int, op: int) -> None:
             raise_held(trap if kind == 2 else 0)

@@ -115,6 +115,10 @@ def resolve(names: Mapping[str, None], imports: Resolver) -> dict[str, int]:
     missing = [name for name, address in found.items() if address is None]
     if missing:
         raise SymbolError(f"no address for {', '.join(missing)}", symbols=missing)
+    wrong = [name for name, address in found.items() if not 0 <= (address or 0) < ADDRESSES]
+    if wrong:
+        said = ", ".join(f"{name} is {found[name]:#x}" for name in wrong)
+        raise SymbolError(f"{said}, which is no address of 64 bits", symbols=wrong)
     return {name: address for name, address in found.items() if address is not None}
 
 

@@ -61,9 +61,13 @@ class Frame(FrameImage):
 
 @contextmanager
 def alone(frame: Frame | None) -> Iterator[None]:
-    """For the length of a run. StateError: another run, in a thread or around this one, is using the frame."""
+    """For the length of a run. StateError: another run, in a thread or around this one, is using the frame.
+    OperandError: it is none."""
     if frame is None:
         yield
+    elif not isinstance(frame, Frame):
+        message = f"a frame is made by vm.frame(bytes); this is {type(frame).__name__}"
+        raise OperandError(message, op="", operand="frame", value=frame, allowed="a frame")
     elif not frame.lock.acquire(blocking=False):
         raise StateError("another run is using this frame", state="busy")
     else:

@@ -76,6 +76,9 @@ class Data:
 
     def bind(self, label: DataLabel) -> DataLabel:
         """Bind a label to the next byte. LabelError: it is bound already or of another program."""
+        if not isinstance(label, DataLabel):
+            message = f"{self.name}: {label!r} is no label of data"
+            raise OperandError(message, op=self.name, operand="label", value=label, allowed="a label of data")
         self._own(label)
         if label.offset is not None:
             raise LabelError(f"label {label.name!r} is bound already, in {label.section}", label=label.name)
@@ -91,7 +94,11 @@ class Data:
     def bytes(self, data: Buffer) -> None:
         """Bytes as they are."""
         self._own(None)
-        self._section.data += data
+        try:
+            self._section.data += data
+        except TypeError as error:
+            message = f"{self.name}: {error}"
+            raise OperandError(message, op=self.name, operand="bytes", value=data, allowed="bytes") from None
 
     def string(self, text: str, end: Buffer = b"\0", encoding: str = "utf-8") -> None:
         """A text with what marks its end."""

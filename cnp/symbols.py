@@ -75,7 +75,7 @@ def sources(given: object) -> Iterator[Any]:
     """One source, or several in a list."""
     if given is None:
         return
-    if isinstance(given, Sequence):
+    if isinstance(given, Sequence) and not isinstance(given, (str, bytes)):
         for one in given:
             yield from sources(one)
     else:

@@ -110,10 +110,14 @@ def test_offsets_are_whole_numbers() -> None:
 
 def test_a_frame_is_a_multiple_of_eight_bytes() -> None:
     asm = cnp.load("ops").assembler()
-    for size in (-8, 4, 12):
+    wrong: list[Any] = [-8, 4, 12, 8.0, "8", None, 1 << 80]
+    for size in wrong:
         with pytest.raises(OperandError) as caught:
             asm.function("f", size)
         assert (caught.value.operand, caught.value.value) == ("frame", size)
+    asm.function("f", 1 << 40)  # more than records say
+    asm.ret(slot((1 << 31) - 8))
+    asm.check()
 
 
 def test_operations_stand_in_functions() -> None:

@@ -133,8 +133,9 @@ def test_memories_that_are_refused(asm: Any, base: object, size: object, operand
 
 
 def test_registers_that_the_vocabulary_does_not_have() -> None:
-    with pytest.raises(OperandError):
+    with pytest.raises(OperandError) as caught:
         cnp.load("brainfuck").assembler().memory(r[1], r[2])
+    assert (caught.value.op, caught.value.operand) == ("memory", "base")
 
 
 def test_accesses_that_are_refused(asm: Any) -> None:

@@ -81,3 +81,10 @@ def test_places_that_there_are_not(
 ) -> None:
     with pytest.raises(OperandError):
         code[name].callable(signature, arguments=arguments)
+
+
+def test_more_arguments_than_the_frame_has_room_for(code: cnp.Code) -> None:
+    types = ", ".join(["int64_t"] * 100_000)
+    with pytest.raises(OperandError) as caught:
+        code["mix"].callable(f"int64_t({types})")
+    assert (caught.value.op, caught.value.operand) == ("mix", "arguments")

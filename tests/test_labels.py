@@ -140,3 +140,35 @@ def test_offsets_are_no_places_to_go_to(asm: cnp.Assembler) -> None:
     asm.ret(slot(0))
     with pytest.raises(LabelError, match="nowhere"):
         asm.check()
+
+
+def test_tables_of_positions(asm: cnp.Assembler) -> None:
+    """A position stands for its operation, also after edits."""
+    asm.jump_table(slot(0), 2, asm.table(1, 3))
+    asm.i64_move(slot(8), 10)
+    asm.ret(slot(8))
+    asm.i64_move(slot(8), 20)
+    asm.ret(slot(8))
+    asm.ops.insert(0, "i64_move", slot(16), 1)
+    main = asm.build()["f"].callable("int64_t(int64_t)")
+    assert [main(0), main(1)] == [10, 20]
+
+
+@pytest.mark.parametrize("value", [None, "end", 1.5, slot(8), cnp.Symbol("x")], ids=repr)
+def test_what_is_no_label(asm: cnp.Assembler, value: object) -> None:
+    """It is refused where it is given, and nothing is changed."""
+    calls: list[Callable[[], object]] = [
+        lambda: asm.table(value),  # type: ignore[arg-type]
+        lambda: asm.begin(value),  # type: ignore[arg-type]
+        lambda: asm.begin(asm.label()),  # type: ignore[arg-type]
+        lambda: asm.bind(asm.data.label()),  # type: ignore[arg-type]
+        lambda: asm.data.bind(value),  # type: ignore[arg-type]
+        lambda: asm.data.bind(asm.label()),  # type: ignore[arg-type]
+    ]
+    if not isinstance(value, str):
+        calls.append(lambda: asm.bind(value))  # type: ignore[arg-type]
+    for call in calls:
+        with pytest.raises(OperandError):
+            call()
+    asm.ret(slot(0))
+    assert list(asm.build()) == ["f"]

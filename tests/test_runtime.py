@@ -136,7 +136,8 @@ def test_a_frame_is_checked() -> None:
     code, vocabulary = simple(), cnp.load("ops")
     with pytest.raises(OperandError, match="a frame of -8 bytes"):
         vocabulary.frame(-8)
-    for wrong in (vocabulary.frame(0), cnp.load("brainfuck").frame(64)):
+    others: list[Any] = [bytearray(64), 64]
+    for wrong in (vocabulary.frame(0), cnp.load("brainfuck").frame(64), *others):
         for run in (code["f"].run, lambda frame: code.interpreter.run("f", frame=frame)):
             with pytest.raises(OperandError) as caught:
                 run(frame=wrong)

@@ -89,7 +89,7 @@ def test_the_process() -> None:
 
 
 def test_what_is_no_source() -> None:
-    for symbols in (5, {"x": "text"}, {"x": True}, [{"x": 1.5}]):
+    for symbols in (5, {"x": "text"}, {"x": True}, [{"x": 1.5}], "libc.so.6", {"x": -5}, {"x": 1 << 64}):
         with pytest.raises(SymbolError) as caught:
             reader(symbols)
         assert caught.value.symbols == ["x"]
