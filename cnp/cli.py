@@ -58,10 +58,13 @@ def fail(message: str, prefix: str = "error: ") -> NoReturn:
 
 
 def find_library(name: str, target: str | None) -> Library:
-    """A stencil file by its path, or by the name of one that came with the library. LibraryError, ToolError."""
+    """A stencil file by its path, by the name of one that came with the library, or of a C source. LibraryError,
+    BuildError, ToolError."""
     from cnp import runtime, targets
     from cnp.library import Library
 
+    if name.endswith(".c"):
+        return runtime.load(name, target or "host", features=()).library
     if not (name.endswith(".cnp") or Path(name).is_file()):
         return Library.load(runtime.installed(name, targets.get(target or "host").name))
     library = Library.load(name)

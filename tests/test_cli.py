@@ -163,6 +163,22 @@ def test_export_to_a_file_and_to_stdout(tmp_path: Path) -> None:
 # ---- list, dump
 
 
+def test_sources_are_listed_and_dumped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they are loaded: what is not built yet is built into the user's cache."""
+    need(importlib.util.find_spec("ziglang") is not None, "the ziglang wheel is not installed")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    source = tmp_path / "mine.c"
+    source.write_text(
+        "#define CNP_STATE(X) X(i64, value)\n#define CNP_RESULT value\n#include <cnp.h>\n"
+        "CNP_OP(answer) { s->value = 42; return RETURN; }\n"
+    )
+    assert call("list", str(source)).stdout.splitlines()[1].startswith("answer")
+    assert "0x2a" in call("dump", "answer", "--library", str(source)).stdout
+    assert '"answer"' in call("export", str(source), "--as", "json").stdout
+    source.write_text("#include <cnp.h>\nCNP_OP(answer) { return NEXXT; }\n")
+    assert "mine.c:2" in call("list", str(source)).stderr
+
+
 @every_target
 def test_list_has_a_row_for_each_form(target: str) -> None:
     library = Library.load(runtime.installed("ops", target))
