@@ -127,8 +127,8 @@ class Code:
 
         StateError: a run is under way, or nobody can know (a callable was made, other code has symbols of this one, the
         process was forked); another code object was built from the same program; the operation was composed, or other
-        code would have to move. OperandError, LabelError,
-        RangeError: as when it is assembled. Nothing is changed then. The caller knows who has an address of it.
+        code would have to move. OperandError, LabelError, RangeError: as when it is assembled. Nothing is changed then. The
+        caller knows who has an address of it.
         """
         with self.users.amending():
             amend(self, op, operand, value)
