@@ -261,7 +261,7 @@ class Assembler:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise StateError("this program was built; make a new assembler", state="closed")
+            raise StateError("this program was built; reset() begins a new one", state="closed")
 
     def __getattr__(self, name: str) -> Callable[..., int]:
         if name.startswith("_") or name not in self.library:
@@ -540,6 +540,12 @@ class Assembler:
         if self.program.functions:
             self.program.functions[-1].end = len(self.program.ops)
         return self.program
+
+    def _open(self) -> None:
+        """Go on with a program that was closed."""
+        self._closed = False
+        if (records := self.program.ops.records) is not None:
+            records.go_on()
 
 
 def is_frame(size: object) -> bool:

@@ -355,6 +355,10 @@ class Records:
         """The program is closed, or another one begins."""
         self._recorder.open = 0
 
+    def go_on(self) -> None:
+        """It is open again."""
+        self._recorder.open = 1
+
     # ---- operations come
 
     def callable(self, operation: Operation, slow: Callable[..., int]) -> Callable[..., int]:
@@ -370,25 +374,22 @@ class Records:
     def append(self, ops: list[Op]) -> bool:
         """Take operations as they are. False: the core does not know an operand, or would take another form; then the
         program is no longer here."""
-        start = len(self)
-        try:
-            if any(self.library[op.operation.name] is not op.operation for op in ops):
+        if any(self.library[op.operation.name] is not op.operation for op in ops):
+            return False
+        with self.alone():
+            start = len(self)
+            try:
+                self.batch.extend(b"".join(map(self.things.record, ops)))
+            except (UnknownError, OperandError, LabelError):
                 return False
-            data = b"".join(map(self.things.record, ops))
-            with self.alone():
-                self.batch.extend(data)
-        except (UnknownError, OperandError, LabelError):
-            return False
-        if any(
-            found.form is not op.form
-            for found, op in zip(self.ops(range(start, len(self))), ops, strict=True)
-        ):
-            return False
-        for position, op in enumerate(ops, start):
-            if op.at is not None:
-                self.sources[position] = op.at
-            if op.meant is not None:
-                self.meant[position] = op.meant
+            taken = self.ops(range(start, len(self)))
+            if any(found.form is not op.form for found, op in zip(taken, ops, strict=True)):
+                return False
+            for position, op in enumerate(ops, start):
+                if op.at is not None:
+                    self.sources[position] = op.at
+                if op.meant is not None:
+                    self.meant[position] = op.meant
         return True
 
     def extend(self, data: memoryview) -> None:

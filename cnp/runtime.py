@@ -258,5 +258,12 @@ class Assembler(BareAssembler):
         self._buffers = None
 
     def build(self) -> Code:
-        """Link the program into executable memory of this process. The assembler is closed then, until `reset()`."""
-        return Code(self.close(), self.helpers, self.symbols)
+        """Link the program into executable memory of this process. The assembler is closed then, until `reset()`; an error,
+        as of a symbol that is missing, leaves it open."""
+        was_closed, program = self._closed, self.close()
+        try:
+            return Code(program, self.helpers, self.symbols)
+        except BaseException:
+            if not was_closed:
+                self._open()
+            raise

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import cnp
-from cnp import LabelError, OperandError, StateError, emit, encode, native, patch, slot
+from cnp import LabelError, OperandError, StateError, SymbolError, emit, encode, native, patch, slot
 from cnp.assembler import Assembler
 from cnp.emit import FUNCTION, HOME, LABEL, NUMBER, POSITION, RECORD, SLOT, UNSIGNED, R
 from cnp.library import Library
@@ -403,6 +403,54 @@ def test_who_comes_while_the_core_works_is_refused() -> None:
     assert refused == ["busy"] * 4
     asm.ret(slot(0))
     assert len(asm.ops) == 2
+
+
+def test_what_python_appends_is_appended_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody comes in between, so that each operation keeps what was said with it."""
+    asm = vocabulary(pure=False)
+    asm.function("f", frame=32)
+    records, refused = asm.program.ops.records, []
+    assert records is not None
+    say = records.things.record
+
+    def other() -> None:
+        try:
+            asm.ret(slot(0))
+        except StateError as error:
+            refused.append(error.state)
+
+    def slowly(op: Op) -> bytes:
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+        return say(op)
+
+    monkeypatch.setattr(records.things, "record", slowly)
+    asm.f64_move(slot(0), 1.5, at=("f", 1))
+    assert refused == ["busy"]
+    assert [(op.operation.name, op.at) for op in asm.ops] == [("f64_move", ("f", 1))]
+
+
+@WAYS
+def test_a_build_that_failed_leaves_the_program_open(pure: bool) -> None:
+    asm = vocabulary(pure)
+    asm.function("f", frame=32)
+    add = asm.i64_add
+    add(slot(0), slot(0), 1)
+    asm.i64_move(slot(8), Symbol("x"))
+    asm.jump(asm["end"])
+    asm.bind("end")
+    asm.ret(slot(8))
+    with pytest.raises(SymbolError):
+        asm.build()
+    asm.function("g", frame=32)
+    add(slot(0), slot(0), 1)
+    asm.extend(record(asm, "i64_add", slot(0), slot(0), slot(0)) + record(asm, "ret", slot(0)))
+    asm.symbols = {"x": 40}
+    code = asm.build()
+    assert (code["f"].run().value, code["g"].run().value) == (40, 2)
+    with pytest.raises(StateError):
+        add(slot(0), slot(0), 1)
 
 
 def test_operations_of_the_last_program_go_to_the_present_one() -> None:
