@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import cnp
-from cnp import LabelError, OperandError, StateError, r, slot, targets
+from cnp import LabelError, OperandError, SignatureError, StateError, Symbol, r, slot, targets
+from cnp.emit import RECORD
 from cnp.foreign import Call, ForeignCode
 from cnp.runtime import installed
 from tests.support import runnable
@@ -78,7 +79,7 @@ class Machine(RuleBasedStateMachine):
         self.locals: dict[int, Mark] = {}
         self.pending: dict[int, Mark] = {}
         self.words: list[tuple[cnp.DataLabel, int]] = []
-        self.closed = False
+        self.closed = self.by_record = False
 
     # ---- the model
 
@@ -182,11 +183,19 @@ class Machine(RuleBasedStateMachine):
         assert position == self.size() - item.size
 
     def emit(self, name: str, operands: tuple[Any, ...]) -> int:
-        return self.asm.op(name, *map(real, operands))
+        given = tuple(map(real, operands))
+        if self.by_record:
+            try:
+                return self.asm.extend(record(self.asm, name, given))
+            except OperandError:
+                pass  # it has to be composed
+        return self.asm.op(name, *given)
 
-    @rule(data=st.data())
-    def computation(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), by_record=st.booleans())
+    def computation(self, data: st.DataObject, by_record: bool) -> None:
+        self.by_record = by_record
         self.append(*self.drawn(data))
+        self.by_record = False
 
     @rule(data=st.data(), alignment=st.sampled_from([1, 2, 16, 64]))
     def cold_and_aligned(self, data: st.DataObject, alignment: int) -> None:
@@ -403,6 +412,17 @@ class Machine(RuleBasedStateMachine):
             (cnp.RangeError, lambda: asm.encode(8)),
             (OperandError, lambda: asm.lazy("x", asm["f0"], 4)),  # type: ignore[arg-type]
             (OperandError, lambda: asm.cell(1 << 64)),
+            (OperandError, lambda: asm.extend(b"short")),
+            (OperandError, lambda: asm.extend(RECORD.pack(65535, *[0] * 8))),
+            (OperandError, lambda: asm.operand(1.5)),
+            (LabelError, lambda: asm.operand(theirs)),
+            (OperandError, lambda: asm.table(None)),  # type: ignore[arg-type]
+            (OperandError, lambda: asm.begin(theirs)),  # type: ignore[arg-type]
+            (OperandError, lambda: asm.bind(asm.data.label())),  # type: ignore[arg-type]
+            (OperandError, lambda: asm.memory(5, r[1])),  # type: ignore[arg-type]
+            (OperandError, lambda: asm.invoke("int(int)", Symbol("x"), slot(0), None)),
+            (OperandError, lambda: asm.invoke("void()", Symbol("x"), slot(8), None)),
+            (SignatureError, lambda: asm.invoke("what", Symbol("x"), slot(0), None)),
         ]
         expected, call = wrong[number % len(wrong)]
         refuse((expected, StateError, LabelError) if self.closed or self.problem() else expected, call)
@@ -488,6 +508,14 @@ class Machine(RuleBasedStateMachine):
 def real(operand: Any) -> Any:
     """An operand of the model as the assembler takes it."""
     return operand.label if isinstance(operand, Mark) else operand
+
+
+def record(asm: cnp.Assembler, name: str, operands: tuple[Any, ...]) -> bytes:
+    """An operation as a record."""
+    found = [asm.operand(operand) for operand in operands]
+    kinds = sum(kind << 4 * n for n, (kind, _) in enumerate(found))
+    words = [word for _, word in found] + [0] * (6 - len(found))
+    return RECORD.pack(asm.library[name].index, 0, kinds, *words)
 
 
 def refuse(expected: type[cnp.CnpError] | tuple[type[cnp.CnpError], ...], call: Callable[[], object]) -> None:
