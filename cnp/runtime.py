@@ -121,15 +121,16 @@ def compile(
     target: str = "host",
     *,
     name: str = "<source>",
-    include: Iterable[str | Path] = (),
+    include: str | Path | Iterable[str | Path] = (),
     features: Iterable[str] | None = None,
 ) -> Vocabulary:
     """Compile operations written in C, given as text; what was compiled before comes out of the user's cache.
 
-    name: what messages call the text. include: folders of headers that it includes. features: as for `load`. BuildError
+    name: what messages call the text. include: folders of headers that it includes, or one. features: as for `load`. BuildError
     stands at the line of the text; ToolError: there is no clang.
     """
-    return Vocabulary(source.of_text(text, targets.get(target), name, include, features))
+    folders = [include] if isinstance(include, (str, Path)) else include
+    return Vocabulary(source.of_text(text, targets.get(target), name, folders, features))
 
 
 def load_code(

@@ -231,3 +231,9 @@ def test_errors_stand_at_the_line_of_the_text(source: Path) -> None:
     assert caught.value.message.startswith(f"{source}:5:")
     with pytest.raises(cnp.BuildError, match=r"^<source>:4:\d+: fatal error: 'amount.h' file not found"):
         cnp.compile(SOURCE)
+
+
+def test_one_folder_of_headers(source: Path) -> None:
+    listed = cnp.compile(SOURCE, include=[source.parent]).operations
+    for folder in (str(source.parent), source.parent):
+        assert cnp.compile(SOURCE, include=folder).operations == listed
