@@ -150,7 +150,7 @@ static int check_operands(const struct cnp_program *program, const struct cnp_op
         unsigned kind = kind_of(record->kinds, i);
         const size_t counts[CNP_KINDS] = {
             [CNP_R] = t->r_count, [CNP_F] = t->f_count, [CNP_TABLED] = program->numbers.count,
-            [CNP_POSITION] = (size_t)INT32_MAX + 1, [CNP_LABEL] = program->labels.count,
+            [CNP_POSITION] = SIZE_MAX, [CNP_LABEL] = program->labels.count, /* linking looks what is at a position */
             [CNP_FUNCTION] = program->labels.count, [CNP_SYMBOL] = program->symbols,
             [CNP_CELL] = program->cells.count, [CNP_TABLE] = program->tables.count,
         };
