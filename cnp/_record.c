@@ -136,6 +136,13 @@ static PyObject *call_slowly(PyObject *slow, PyObject *const *args, Py_ssize_t g
     return result;
 }
 
+/* Whether a source position is as it is kept: (file, line). */
+static bool is_source(PyObject *at)
+{
+    return PyTuple_Check(at) && PyTuple_Size(at) == 2 && PyUnicode_Check(PyTuple_GetItem(at, 0)) &&
+           PyLong_Check(PyTuple_GetItem(at, 1));
+}
+
 static PyObject *recorded_call(PyObject *self, PyObject *const *args, Py_ssize_t given, PyObject *names)
 {
     struct recorded which;
@@ -145,6 +152,8 @@ static PyObject *recorded_call(PyObject *self, PyObject *const *args, Py_ssize_t
         if (PyTuple_Size(names) > 1 || PyUnicode_CompareWithASCIIString(PyTuple_GetItem(names, 0), "at"))
             return call_slowly(slow, args, given, names);
         at = args[given] == Py_None ? NULL : args[given];
+        if (at && !is_source(at))
+            return call_slowly(slow, args, given, names);
     }
     if (!record_operation(&which, args, given)) {
         if (PyErr_Occurred())

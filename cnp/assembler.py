@@ -14,6 +14,7 @@ Where none takes them together, the operation is composed (`cnp/compose.py`).
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -278,6 +279,8 @@ class Assembler:
                 f"{operation.name} takes {len(operation.operands)} operands ({wanted}), not {len(operands)}"
             )
             raise OperandError(message, op=operation.name, operand="", value=operands, allowed=wanted)
+        if at is not None:
+            at = source_position(operation.name, at)
         if self._absent:
             operands = self._at_home(operation, operands)
         shortlist, choice = self._chooser.choose(operation, operands)
@@ -558,3 +561,15 @@ def no_label(op: str, value: object, allowed: str) -> OperandError:
     return OperandError(
         f"{op}: {value!r} is no label; give {allowed}", op=op, operand="label", value=value, allowed=allowed
     )
+
+
+def source_position(op: str, at: At) -> At:
+    """A source position as it is kept. OperandError: it is none."""
+    try:
+        file, line = at
+        if isinstance(file, str):
+            return file, operator.index(line)
+    except (TypeError, ValueError):
+        pass
+    message = f"{op}: at is {at!r}; give (file, line)"
+    raise OperandError(message, op=op, operand="at", value=at, allowed="(file, line)")

@@ -33,6 +33,24 @@ def test_operations_are_methods_that_return_positions(asm: cnp.Assembler) -> Non
     assert asm.program.ops[1].at == ("prog.lang", 7)
 
 
+@pytest.mark.parametrize(
+    "at", ["prog", ("prog",), ("prog", 1, 2), (1, 2), ("prog", "7"), ("prog", 1.5), 5], ids=repr
+)
+def test_what_is_no_source_position(asm: cnp.Assembler, at: Any) -> None:
+    """It is refused when it is given, not when a listing or a file is made of it."""
+    asm.ret(slot(0), at=["prog.lang", 7])
+    calls: list[Callable[[], object]] = [
+        lambda: asm.ret(slot(8), at=at),
+        lambda: asm.op("ret", slot(8), at=at),
+        lambda: asm.ops.insert(0, "i64_neg", slot(0), slot(0), at=at),
+    ]
+    for call in calls:
+        with pytest.raises(OperandError) as caught:
+            call()
+        assert (caught.value.operand, caught.value.value) == ("at", at)
+    assert [op.at for op in asm.ops] == [("prog.lang", 7)]
+
+
 def test_unknown_operations(asm: cnp.Assembler) -> None:
     with pytest.raises(AttributeError, match="i64_mov"):
         asm.i64_mov(slot(0), 1)
