@@ -221,16 +221,21 @@ def lint(
 
 @cli.command("list")
 @click.argument("library", metavar="[NAME_OR_FILE]", default="ops")
+@click.option("--forms", is_flag=True, help="Each form of each operation, with its holes.")
 @target_option
-def list_operations(library: str, target: str | None) -> None:
-    """List operations: operands, forms, bytes and holes."""
+def list_operations(library: str, forms: bool, target: str | None) -> None:
+    """List operations: operands, forms, bytes."""
     from cnp import show
 
     loaded = find_library(library, target)
-    rows = show.list_rows(loaded)
-    if sys.stdout.isatty() and print_table(show.summary(loaded), show.COLUMNS, rows):
+    columns, rows = (
+        (show.COLUMNS, show.list_rows(loaded))
+        if forms
+        else (show.OPERATION_COLUMNS, show.operation_rows(loaded))
+    )
+    if sys.stdout.isatty() and print_table(show.summary(loaded), columns, rows):
         return
-    for line in show.aligned([show.COLUMNS, *rows]):
+    for line in show.aligned([columns, *rows]):
         click.echo(line)
 
 

@@ -168,8 +168,13 @@ def installed(name: str, target: str) -> Path:
     """The stencil file of a vocabulary that came with the library."""
     file = Path(__file__).parent / "lib" / f"{name}.{target}.cnp"
     if not file.exists():
-        message = f"there is no stencil file for {name} on {target}; build it: python build_stencils.py --target {target}"
-        raise LibraryError(message, path=str(file))
+        there = sorted(other.name.split(".")[0] for other in file.parent.glob(f"*.{target}.cnp"))
+        known = (
+            f"there are {', '.join(there)}"
+            if there
+            else f"build them: python build_stencils.py --target {target}"
+        )
+        raise LibraryError(f"there is no stencil file for {name} on {target}; {known}", path=str(file))
     return file
 
 

@@ -12,6 +12,7 @@ from cnp.stencil import Accept, Block, Form, Hole, Leave, Operation, Stencil, Wh
 from cnp.target import Target
 
 COLUMNS = ("operation", "operands", "form", "bytes", "cold", "holes")
+OPERATION_COLUMNS = ("operation", "operands", "forms", "bytes")
 LONG_SLOT = 1 << 16  #: a slot may lie so far away that the limit does not matter
 UNITS = {1: ".byte", 2: ".half", 4: ".word"}
 BLOCKS = ("hot", "cold")
@@ -30,12 +31,27 @@ def summary(library: Library) -> str:
     return f"{facts['source']} for {facts['target']}: {counts}, clang {facts['clang']}"
 
 
+def operation_rows(library: Library) -> list[tuple[str, ...]]:
+    """A row for each operation. bytes: of its hot blocks, of the shortest form and of the longest."""
+    rows: list[tuple[str, ...]] = []
+    for name in library.operations:
+        operation = library[name]
+        sizes = [int(figures(form.near)[0]) for form in operation.forms]
+        span = f"{min(sizes)} … {max(sizes)}" if min(sizes) < max(sizes) else str(sizes[0])
+        rows.append((name, operands_of(operation), str(len(sizes)), span))
+    return rows
+
+
+def operands_of(operation: Operation) -> str:
+    return ", ".join(f"{item.kind} {item.name}" for item in operation.operands)
+
+
 def list_rows(library: Library) -> list[tuple[str, ...]]:
     """A row for each form. bytes: of the hot block, without the jump to the next operation; cold: of the other one."""
     rows: list[tuple[str, ...]] = []
     for name in library.operations:
         operation = library[name]
-        operands = ", ".join(f"{item.kind} {item.name}" for item in operation.operands)
+        operands = operands_of(operation)
         rows += [(name, operands, accepts(form), *figures(form.near)) for form in operation.forms]
     return rows
 

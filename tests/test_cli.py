@@ -91,7 +91,7 @@ def test_errors_in_programs_name_file_line_and_column(source: str, said: str, tm
         (["run", "nowhere.b"], 2, "does not exist"),
         (["run", "PROGRAM", "--cells", "0"], 2, "0 is not in the range"),
         (["run", "PROGRAM", "--target", "z80"], 1, "error: no target 'z80'; there are host, "),
-        (["list", "nothing"], 1, "error: there is no stencil file for nothing"),
+        (["list", "nothing"], 1, "; there are brainfuck, ebpf, ops"),
         (["list", "PROGRAM"], 1, "this is no stencil file"),
         (["list", "LIBRARY", "--target", "riscv64"], 1, "is for mips64, not for riscv64"),
         (["dump", "i64_frob"], 1, "error: no operation 'i64_frob'"),
@@ -182,7 +182,7 @@ def test_sources_are_listed_and_dumped(tmp_path: Path, monkeypatch: pytest.Monke
 @every_target
 def test_list_has_a_row_for_each_form(target: str) -> None:
     library = Library.load(runtime.installed("ops", target))
-    heading, *lines = call("list", "--target", target).stdout.splitlines()
+    heading, *lines = call("list", "--forms", "--target", target).stdout.splitlines()
     assert heading.split() == list(show.COLUMNS)
     forms = [(name, form) for name in library.operations for form in library[name].forms]
     assert len(lines) == len(forms)
@@ -194,6 +194,18 @@ def test_list_has_a_row_for_each_form(target: str) -> None:
             sum(len(b.holes) for b in form.near.blocks),
         ]
         assert line.split()[0] == name and line.split()[-3:] == [str(figure) for figure in figures]
+
+
+def test_list_has_a_row_for_each_operation() -> None:
+    heading, *lines = call("list", "brainfuck").stdout.splitlines()
+    assert heading.split() == list(show.OPERATION_COLUMNS)
+    library = Library.load(runtime.installed("brainfuck", targets.get("host").name))
+    assert [line.split()[0] for line in lines] == list(library.operations)
+    for line, name in zip(lines, library.operations, strict=True):
+        forms = library[name].forms
+        sizes = [len(form.near.blocks[0].code) - form.near.blocks[0].tail for form in forms]
+        span = [str(size) for size in sorted({min(sizes), max(sizes)})]
+        assert line.split()[-2 * len(span) :] == [str(len(forms)), *" … ".join(span).split()]
 
 
 def test_a_terminal_gets_a_table() -> None:
