@@ -18,8 +18,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from cnp import encode, host, interpret, patch
 from cnp import frame as layout
-from cnp import host, interpret, patch
 from cnp.assembler import Program, Symbol
 from cnp.errors import LabelError, StateError
 from cnp.frame import FrameImage, Needs
@@ -92,7 +92,7 @@ class ForeignCode:
         program.check()
         self.program, self.library, self.target = program, program.library, program.library.target
         self.symbols = {**host.symbols(self.target), **(imports or {})}
-        self.image = patch.encode(program, base, host.DATA_BASE, self.symbols)
+        self.image = encode.encode(program, base, host.DATA_BASE, self.symbols)
         after = (base + len(self.image.code) + PAGE - 1) & -PAGE
         helpers = interpret.reachable_imports(self.symbols.get)
         self.interpreter = patch.encode(

@@ -14,6 +14,8 @@ import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 from cnp import native
@@ -56,6 +58,15 @@ OBJECTS = {
     "func",
 }  #: kinds of which a plain number is none, as it stands
 TAKES_NUMBERS, TAKES_POSITIONS, TAKES_THINGS = 1, 2, 4
+
+
+PLAIN = frozenset((SLOT, HOME, R, F))
+
+
+@lru_cache(maxsize=1 << 14)
+def plain(kind: int, word: int) -> Slot | Register:
+    """The operand of a plain kind: there are few of them in a program."""
+    return Slot(word) if kind in (SLOT, HOME) else Register("r" if kind == R else "f", word)
 
 
 class UnknownError(Exception):
@@ -167,10 +178,8 @@ class Things:
 
     def value(self, kind: int, word: int, wide: tuple[int, int]) -> Value:
         """An operand of a record. wide: its words 4 and 5. LookupError: there is no such kind or thing."""
-        if kind in (SLOT, HOME):
-            return Slot(word)
-        if kind in (R, F):
-            return Register("r" if kind == R else "f", word)
+        if kind in PLAIN:
+            return plain(kind, word)
         if kind == NUMBER:
             return word
         if kind in HALVES:
@@ -191,8 +200,12 @@ class Things:
 
     def values(self, operation: Operation, kinds: int, words: Sequence[int]) -> tuple[Value, ...]:
         """The operands of a record that was checked."""
-        wide = (words[4], words[5])
-        return tuple(self.value(kinds >> 4 * n & 15, words[n], wide) for n in range(len(operation.operands)))
+        wide, found = (words[4], words[5]), []
+        for word in words[: len(operation.operands)]:
+            kind = kinds & 15
+            found.append(plain(kind, word) if kind in PLAIN else self.value(kind, word, wide))
+            kinds >>= 4
+        return tuple(found)
 
     def leave(self) -> None:
         """The core has the program no longer: what has a number keeps it."""
@@ -318,6 +331,7 @@ class Records:
         self.sources: dict[int, At] = {}
         self.meant: dict[int, tuple[Value, ...]] = {}
         self.bounds = (0, 0)
+        self._operations: list[Operation | None] = [None] * len(self.library.operations)
         self._lock = threading.RLock()
         known = {"numbers": things.known, "sources": self.sources, "r": "r", "f": "f"}
         classes = {
@@ -425,13 +439,23 @@ class Records:
 
     def ops(self, positions: Iterable[int]) -> Iterator[Op]:
         """The operations at some positions."""
-        library, things = self.library, self.things
-        for position in positions:
+        asked, things = iter(positions), self.things
+        while chunk := list(islice(asked, CHUNK)):
+            found = []
             with self.alone():
-                number, form, kinds, *words = self.batch.record(position)
-                operation = library[library.operations[number]]
-                values = things.values(operation, kinds, words)
-            yield Op(operation, operation.forms[form & NEAR], values, self.sources.get(position), self.meant.get(position))  # fmt: skip
+                view = self.batch.records()
+                for position in chunk:
+                    number, form, kinds, *words = RECORD.unpack_from(view, RECORD.size * position)
+                    operation = self._operation(number)
+                    found.append((position, operation, operation.forms[form & NEAR], things.values(operation, kinds, words)))  # fmt: skip
+            for position, operation, taken, values in found:
+                yield Op(operation, taken, values, self.sources.get(position), self.meant.get(position))
+
+    def _operation(self, number: int) -> Operation:
+        operation = self._operations[number]
+        if operation is None:
+            operation = self._operations[number] = self.library[self.library.operations[number]]
+        return operation
 
     def select(self, calls: bool = False, kinds: Iterable[int] = ()) -> Iterator[tuple[int, Op]]:
         """The operations that make native calls, if those are asked for, or have an operand of one of these kinds, with
