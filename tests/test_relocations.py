@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from cnp import patch, targets
-from cnp.assembler import Assembler, Program, Symbol
+from cnp.assembler import Assembler
 from cnp.errors import RangeError
 from cnp.stencil import Block, Form, Hole, Operand, Operation, Stencil, What
 from cnp.target import Field, Formula, checked
@@ -193,26 +193,22 @@ def test_relocations_name_fields(name: str) -> None:
 # ---- through patch.encode
 
 
-def one_field(name: str, field: str, what: What, number: int) -> tuple[Program, Callable[..., patch.Image]]:
-    """A program of one operation with one hole of this field, which takes a symbol."""
+def one_field(name: str, field: str, what: What, number: int) -> Callable[[int, int], patch.Image]:
+    """What links a program of one operation with one hole of this field, which takes a number."""
     library = everything(name)
-    fld = library.target.fields[field]
-    ret = library["ret"]
     block = Block(bytes(16), (Hole(8, field, what, number, 0, 8),))
     form = Form((), Stencil((block,)), None)
     operation = Operation("probe", 0, (Operand("imm", "u64", "wanted"),), (form,), 1)
-    asm = Assembler(library)
-    asm.function("f", frame=0)
-    asm.op("ret")
-    program = asm.close()
-    first = program.ops[0]
-    program.ops.insert(0, first._replace(operation=operation, form=form, values=(Symbol("outside"),)))
-    assert ret is first.operation and fld
 
     def link(base: int, value: int) -> patch.Image:
-        return patch.encode(program, base, imports={"outside": value})
+        asm = Assembler(library)
+        asm.function("f", frame=0)
+        asm.op("ret")
+        program = asm.close()
+        program.ops.insert(0, program.ops[0]._replace(operation=operation, form=form, values=(value,)))
+        return patch.encode(program, base)
 
-    return program, link
+    return link
 
 
 @pytest.mark.parametrize(
@@ -222,7 +218,7 @@ def one_field(name: str, field: str, what: What, number: int) -> tuple[Program, 
 def test_encode_refuses_with_all_that_is_known(name: str, field: str) -> None:
     """A RangeError names operation, index, hole, symbol, value and range; the limits themselves are taken."""
     fld = in_range(name, field)
-    _, link = one_field(name, field, What.OPERAND, 0)
+    link = one_field(name, field, What.OPERAND, 0)
     order = targets.get(name).byteorder
     for value in (fld.low, fld.high - fld.high % fld.align):
         image = link(0x10000, value)
@@ -257,7 +253,7 @@ def test_encode_refuses_with_all_that_is_known(name: str, field: str) -> None:
 def test_encode_refuses_what_no_veneer_can_help(name: str, field: str) -> None:
     """Data that is read relative to the place is never replaced by a veneer: the limits hold, one past is refused."""
     fld = in_range(name, field)
-    _, link = one_field(name, field, What.OPERAND, 0)
+    link = one_field(name, field, What.OPERAND, 0)
     base, place = 1 << 40, (1 << 40) + 8
     for value in (fld.low, fld.high - fld.high % fld.align):
         link(base, place + value)
