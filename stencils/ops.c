@@ -28,7 +28,7 @@
 
 /* ---- moves and constants; the address of a cell, a label or a symbol is a constant too */
 CNP_PURE(i64_move, u64, (u64 a), a, IMM(a, 0) IMM(a, u32) IMM(a, i32) IMM(a, u64))
-CNP_PURE(i32_move, u32, (u32 a), a, IMM(a, 0) IMM(a, u32))
+CNP_PURE(i32_move, u32, (u32 a), a, IMM(a, 0) IMM(a, u31) IMM(a, u32))
 CNP_PURE(f64_move, f64, (f64 a), a, IMM(a, 0) IMM(a, f64))
 CNP_PURE(f32_move, f32, (f32 a), a, IMM(a, 0) IMM(a, f32))
 CNP_PURE(i64_select, u64, (u32 c, u64 a, u64 b), c ? a : b)

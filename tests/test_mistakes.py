@@ -114,6 +114,32 @@ def test_mistakes_that_the_code_shows(name: str, target: str) -> None:
     assert "/tmp/" not in error.message
 
 
+@pytest.mark.parametrize(
+    ("then", "says"),
+    [
+        ("*d = s->r3; return NEXT;", "a look at the state depends on a feature of the processor"),
+        ("*d = a; return a ? NEXT : TRAP(7);", "a path ends in no tail jump"),
+    ],
+)
+def test_what_only_some_processors_do(then: str, says: str) -> None:
+    """Stencils are spared what no body of the base line does: one that does it with a feature must not go unnoticed."""
+    long = "a = (a ^ a >> 7) * 0x9e3779b97f4a7c15; " * 30
+    text = f"""#define CNP_STATE(X) CNP_REGISTERS(X)
+#define CNP_RESULT r0
+#include <cnp.h>
+CNP_OP(ret) {{ return RETURN; }}
+#ifdef __BMI2__
+CNP_OP(odd, out(u64, d), in(u64, a)) {{ {then} }}
+#else
+CNP_OP(odd, out(u64, d), in(u64, a)) {{ {long} *d = a; return NEXT; }}
+#endif
+"""
+    with pytest.raises(cnp.BuildError) as caught:
+        cnp.compile(text, "x86_64")
+    assert says in caught.value.message
+    assert caught.value.op == "odd"
+
+
 @pytest.mark.parametrize("name", WHOLE)
 def test_mistakes_in_the_state(name: str) -> None:
     text, says = WHOLE[name]

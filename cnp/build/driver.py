@@ -28,7 +28,7 @@ from cnp.build.learn import Learner
 from cnp.build.shapes import Shape, registers, with_feature
 from cnp.build.shapes import shapes as all_shapes
 from cnp.build.toolchain import Toolchain
-from cnp.build.wrappers import HEADER_BYTES, Calls, Sample
+from cnp.build.wrappers import HEADER_BYTES, Sample
 from cnp.errors import BuildError, ToolError
 from cnp.library import Built
 from cnp.source import digest_of
@@ -138,7 +138,7 @@ def make(job: Job) -> Made:
 def pipeline(job: Job) -> Made:
     """The whole way; clang's errors as they come."""
     source = discover(job.source, job.toolchain, [*job.flags, *job.includes()])
-    helpers = calls.find(source, job.toolchain, [*MEANING, *job.includes()])
+    helpers = calls.find(source, job.toolchain, job.machine, [*MEANING, *job.includes()])
     with tempfile.TemporaryDirectory(prefix="cnp-") as scratch:
         folder = job.keep or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
@@ -228,7 +228,6 @@ class Compiler:
     def __init__(self, job: Job, source: Source, helpers: calls.Helpers, folder: Path) -> None:
         self.job, self.source, self.folder = job, source, folder
         self.jobs = {"": job} | {f.name: replace(job, feature=f) for f in job.target.features}
-        self.called = Calls(helpers.callers, helpers.natives)
         self.helpers = helpers
         self.objects: list[bytes] = []
         self.extracted: Extracted | None = None
@@ -323,7 +322,7 @@ class Compiler:
     def arranged(self, name: str, samples: list[Sample], feature: str, constants: str) -> layout.Arranged:
         """The edited assembly of samples. constants: begins the names of theirs, which other objects can use."""
         lines = {s.shape.operation: s.shape.declaration.line for s in samples}
-        text = wrappers.stencil_source(self.source, self.job.target, samples, self.called)
+        text = wrappers.stencil_source(self.source, self.job.target, samples, self.helpers)
         assembly = compile_stencils(self.jobs[feature], self.folder, name, text)
         return layout.arrange(assembly.replace(".LCPI", constants), self.job.target, lines)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
+from cnp.build.calls import UNFORESEEN
 from cnp.build.elf import Object, Relocation, Section
 from cnp.errors import BuildError
 from cnp.stencil import Block, Constant, Hole, Leave, Stencil, What
@@ -261,6 +262,9 @@ class Reader:
             raise site.refuse(
                 f"it refers to section {record.section} ({name}); use cells, slots or helpers for data"
             )
+        if name.startswith(UNFORESEEN):
+            act = "an answer" if name.endswith("answer") else "a look at the state"
+            raise site.refuse(f"{act} depends on a feature of the processor; let all processors have it")
         if name.startswith("cnp."):
             raise site.refuse(f"symbol {name!r} has no meaning")
         if name in self.routines:  # of another object

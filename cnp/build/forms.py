@@ -38,16 +38,12 @@ def best(forms: list[Form]) -> tuple[Form, ...]:
 
 def includes(first: Form, second: Form) -> bool:
     """Whether one form takes whatever another takes."""
-    if not set(first.same) <= set(second.same) or not set(first.differ) <= set(second.differ):
-        return False
-    return all(
-        a.low <= b.low
-        and b.high <= a.high
-        and b.align % a.align == 0
-        and b.mask & ~a.mask == 0
-        and (a.kind == b.kind or {a.kind[0], b.kind[0]} == {"i"})
-        for a, b in zip(first.accepts, second.accepts, strict=True)
-    )
+    for a, b in zip(first.accepts, second.accepts, strict=True):
+        if a.low > b.low or b.high > a.high or b.align % a.align or b.mask & ~a.mask:
+            return False
+        if a.kind != b.kind and not a.kind[0] == b.kind[0] == "i":
+            return False
+    return set(first.same) <= set(second.same) and set(first.differ) <= set(second.differ)
 
 
 def plain_form(shape: Shape, extracted: Extracted, target: Target) -> Form:

@@ -166,6 +166,8 @@ class Learner:
         low, high = pick.low, pick.high
         if high - low < SMALL:
             return [*list(range(low + 5, high, 6))[:3], low, high]
+        if low > 0 or high < -1:
+            return [low + (high - low) * part // 7 for part in (3, 1, 5, 6)]
         found = [n for n in PLAIN if n < high and n > high >> 20]
         found += [-n for n in PLAIN if -n > low and n > -low >> 20]
         return [found[0], found[len(found) // 2 - 1], found[len(found) // 3], found[-1]]

@@ -183,8 +183,9 @@ def picks(item: Declaration, operand: Operand, target: Target, banks: Registers)
     if operand.kind == "imm" or operand.kind == "in/imm":
         learns = bool(banks.r) and any(o.kind in VALUES for o in item.operands)
         types = item.immediates.get(operand.name) or (operand.ctype,)
+        alone = operand.kind == "in/imm" and sum(o.kind.startswith("in") for o in item.operands) == 1
         for ctype in types:
-            yield from immediates(ctype, operand.ctype, target, learns)
+            yield from immediates(ctype, operand.ctype, target, learns, alone)
     if operand.kind in VALUES:
         bank = "f" if operand.ctype in FLOATS else "r"
         if banks.pinned(bank):
@@ -201,8 +202,20 @@ def picks(item: Declaration, operand: Operand, target: Target, banks: Registers)
         yield Pick(operand.kind)
 
 
-def immediates(ctype: str, used: str, target: Target, learns: bool) -> Iterator[Pick]:
-    """The ways to give an immediate of a declared type to a parameter of type `used`."""
+def constants(target: Target) -> Iterator[tuple[int, int]]:
+    """Intervals of numbers that nothing is computed with: in each there is one way to load them, so that negative ones, and
+    those that are longer, are apart."""
+    least, most = 0, -1
+    for bottom, top in (*target.short, *target.constants):
+        if bottom < least:
+            yield bottom, min(top, least - 1)
+        if top > most:
+            yield max(bottom, most + 1), top
+        least, most = min(least, bottom), max(most, top)
+
+
+def immediates(ctype: str, used: str, target: Target, learns: bool, alone: bool) -> Iterator[Pick]:
+    """The ways to give an immediate of a declared type to a parameter of type `used`. alone: it is all that comes in."""
     if NUMBER.fullmatch(ctype):
         value = int(ctype)
         if used in ("f32", "f64"):
@@ -223,7 +236,8 @@ def immediates(ctype: str, used: str, target: Target, learns: bool) -> Iterator[
         least = (
             low if plain[0] == "i" or bits not in (32, 64) else -(1 << 31)
         )  # two's complement of whole words
-        for bottom, top in target.short[:1] if ctype == "disp" and target.wide else target.short:
+        intervals = constants(target) if alone else target.short
+        for bottom, top in target.short[:1] if ctype == "disp" and target.wide else intervals:
             if max(bottom, least) < min(top, high):
                 yield Pick("number", "i64" if bits > 32 else "i32", max(bottom, least), min(top, high))
     if target.folds and plain in FOLDING:

@@ -83,7 +83,11 @@ class Fields:
         good = [
             values
             for values in near_by
-            if exchanged(question.banks, base, group, values[group]) == values
+            if (
+                values == base
+                if values[group] == base[group]
+                else exchanged(question.banks, base, group, values[group]) == values
+            )
             and self.reproduces(template, question, values, registers)
         ]
         if bank != "n":
@@ -208,15 +212,18 @@ class Fields:
                 variant and tuple(self.filling(block, question) for block in variant.blocks)
                 for variant in template.variants
             )
+        banks = {"r": registers.r, "f": registers.f}
         numbers = [
-            value if bank == "n" else registers.number(bank, value)
+            value if bank == "n" else banks[bank][value]
             for bank, value in zip(question.banks, values, strict=True)
         ]
-        return all(
-            (mine is None) == (theirs is None)
-            and (mine is None or theirs is None or self.same_code(mine, theirs, numbers))
-            for mine, theirs in zip(template.patterns, question.seen[values], strict=True)
-        )
+        for mine, theirs in zip(template.patterns, question.seen[values], strict=True):
+            if mine is None or theirs is None:
+                if mine or theirs:
+                    return False
+            elif not self.same_code(mine, theirs, numbers):
+                return False
+        return True
 
     def same_code(self, mine: tuple[Filling, ...], theirs: Stencil, numbers: list[int]) -> bool:
         """Compare block by block: the same code once the learned holes are filled, and the same other holes."""

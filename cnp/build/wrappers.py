@@ -5,6 +5,7 @@ with its hole values and tail-calls what the body says. Scalar replacement leave
 jump. What the target's prelude must define, with `i` the number of the operand as a literal:
 
     CNP_IMM64(i) u64 · CNP_IMM32S(i) i64 · CNP_IMM32U(i) u32     the value of an immediate, any value
+    CNP_IMM31(i) u64                                             optional: one that both of these would give
     CNP_ADDRESS(i) u64                                           the address of a cell, table or symbol
     CNP_SLOT(i), CNP_SLOT_WIDE(i) char *                         the address of a slot: the short and the long way
     CNP_LESS(a, b) u64                                           optional: a - b in one instruction, b a number in it
@@ -20,6 +21,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from cnp.build import supers
+from cnp.build.calls import UNFORESEEN, Helpers
 from cnp.build.discover import INTEGERS, MOST_OPERANDS, SCALARS, Source
 from cnp.build.shapes import MOST_MIXED, REGISTER, TRY, VALUES, Shape, layout
 from cnp.target import Target
@@ -50,6 +52,9 @@ COMMON = r"""
 #define CNP_TAIL_UNCHANGED(to) do { __attribute__((musttail)) return to(CNP_GIVE_BACK); } while (0)
 #ifndef CNP_TAIL_INDIRECT
 #define CNP_TAIL_INDIRECT(to, ...) do { CNP_CLOSE __attribute__((musttail)) return ((cnp_code *)(to))(__VA_ARGS__); } while (0)
+#endif
+#ifndef CNP_IMM31
+#define CNP_IMM31(i) CNP_IMM32U(i)
 #endif
 /* Immediate floats, unless the target knows better. */
 #ifndef CNP_FLOAT64
@@ -114,20 +119,13 @@ class Sample(NamedTuple):
 # ---- the stencil source
 
 
-class Calls(NamedTuple):
-    """Bodies that call helpers, and those that make native calls."""
-
-    helpers: frozenset[str]
-    natives: frozenset[str]
-
-
-def stencil_source(source: Source, target: Target, samples: Iterable[Sample], called: Calls) -> str:
+def stencil_source(source: Source, target: Target, samples: Iterable[Sample], called: Helpers) -> str:
     """The C text of some stencils of a vocabulary, and of the routines that all share."""
     printer = Printer(source, target, called)
     parts = [
         "/* Printed by the builder from the declarations of the source. */",
         f'#include "{source.path.name}"',
-        supers.definitions(source, called.helpers),
+        supers.definitions(source, called.callers),
         f"#define CNP_CC {target.convention}",
         printer.macros(),
         target.prelude,
@@ -137,6 +135,8 @@ def stencil_source(source: Source, target: Target, samples: Iterable[Sample], ca
         *(f'CNP_DECLARE_TAIL(cnp_to_target_{n}, "cnp.target.{n}")' for n in range(MOST_OPERANDS)),
         *(f'CNP_DECLARE_TAIL(cnp_to_{name}, "cnp.leave.{name}")' for name in ("exit", "trap", "unwind")),
         'CNP_DECLARE_TAIL(cnp_to_next, "cnp.next")',
+        f'cnp_state *cnp_no_state(void) __asm__("{UNFORESEEN}.state") __attribute__((const));',
+        f'void cnp_no_answer(void) __asm__("{UNFORESEEN}.answer");',
         routines(),
         CALL,
         *(text for sample in samples for text in printer.stencils(sample)),
@@ -157,7 +157,7 @@ class Word(NamedTuple):
 class Printer:
     """Prints the stencils of a vocabulary for a target."""
 
-    def __init__(self, source: Source, target: Target, called: Calls) -> None:
+    def __init__(self, source: Source, target: Target, called: Helpers) -> None:
         self.source, self.called = source, called
         self.plan = layout(source, target)
         ints = [Word(ctype, f"cnp_in_{name}", f"S.{name}", name) for ctype, name in self.plan.ints]
@@ -304,7 +304,7 @@ class Stencil:
             return f"({ctype})CNP_FLOAT32({number})"
         if kind[0] not in "iu" or int(kind[1:]) > 32:
             return f"({ctype})({'i' if kind[0] == 'i' else 'u'}64)CNP_IMM64({number})"
-        way = "CNP_IMM32S" if kind[0] == "i" else "CNP_IMM32U"
+        way = "CNP_IMM32S" if kind[0] == "i" else "CNP_IMM31" if kind == "u31" else "CNP_IMM32U"
         return f"({ctype}){way}({number})"
 
     def write(self, number: int, value: str) -> tuple[str, dict[str, str]]:
@@ -367,12 +367,17 @@ class Body(Stencil):
 
     def __init__(self, printer: Printer, sample: Sample, part: str) -> None:
         super().__init__(printer, sample)
-        self.part = part
+        self.part, item, called = part, self.shape.declaration, printer.called
+        self.name = name = item.name if part == "hot" else f"{item.name}_slow"
+        self.rare = called.answers[name]
+        #: whether the state is more than what is handed on; for the others the compiler is spared the struct
+        self.stateful = name in called.stateful | called.callers | called.natives or not self.rare <= {
+            "CNP_TRAP"
+        }
 
     def text(self) -> str:
-        item, called = self.shape.declaration, self.printer.called
-        name = item.name if self.part == "hot" else f"{item.name}_slow"
-        calls, native = name in called.helpers, name in called.natives
+        item, name, called = self.shape.declaration, self.name, self.printer.called
+        calls, native = name in called.callers, name in called.natives
         reads = " ".join(
             f"{o.ctype} in{n} = {self.read(n)};" if o.kind.startswith("in") else f"{o.ctype} out{n};"
             for n, o in enumerate(self.operands)
@@ -381,15 +386,20 @@ class Body(Stencil):
         arguments = "".join(f", {self.argument(number)}" for number in range(len(item.operands)))
         opening = self.opening(symbol(self.sample, "stencil" if self.part == "hot" else "slow"), self.label())
         return f"""{opening} {{
-    {self.printer.open(self.narrow) if self.narrow else "CNP_OPEN"} {reads}
-    cnp_go cnp_next = {name}(&S{arguments}); {self.apart()}
+    {self.open()} {reads}
+    cnp_go cnp_next = {name}({"&S" if self.stateful else "cnp_no_state()"}{arguments}); {self.apart()}
     {"CNP_FORGET" if calls or native else ""} {"cnp_frame = S.cnp_frame; CNP_BURY_MEMORY" if native else ""}
     {self.look_for_raised() if calls else ""}
     switch (cnp_next) {{
         {self.cases(item.kind == "slow")}
-        default: CNP_HEADER(cnp_frame)->code = (u32)CNP_PAYLOAD(cnp_next); CNP_CLOSE {self.leave("trap")}
     }}
 }}"""
+
+    def open(self) -> str:
+        """The state as a struct."""
+        if not self.stateful:
+            return ""
+        return self.printer.open(self.narrow) if self.narrow else "CNP_OPEN"
 
     def label(self) -> str:
         return f"cnp.{'stencil' if self.part == 'hot' else 'slow'}.{self.sample.key}"
@@ -411,20 +421,25 @@ class Body(Stencil):
             if operand.kind == "out":
                 store, word = self.write(number, f"out{number}")
                 writes, changed = writes + store, changed | word
-        give = self.give(changed)
-        lines = [f"case NEXT: {writes} CNP_CLOSE {self.tail('cnp_to_next', give)}"]
+        give, close = self.give(changed), "CNP_CLOSE" if self.stateful else ""
+        lines = [f"case NEXT: {writes} {close} {self.tail('cnp_to_next', give)}"]
         if self.part == "hot" and has_slow:
-            lines.append(f"case SLOW: CNP_CLOSE {self.tail(symbol(self.sample, 'slow'), self.give({}))}")
+            lines.append(f"case SLOW: {close} {self.tail(symbol(self.sample, 'slow'), self.give({}))}")
         for number, operand in enumerate(self.operands):
             if operand.kind == "label":
                 to = self.tail(f"cnp_to_target_{number}", give)
-                lines.append(f"case JUMP({number}): {writes} CNP_CLOSE {to}")
-        lines += [
-            f"case EXIT: CNP_CLOSE {self.leave('exit')}",
-            f"case CNP_UNWIND: CNP_CLOSE_DEAD {self.tail('cnp_to_unwind', self.live())}",
-        ]
-        lines.append(f"case CNP_TABLE: {writes} {self.indirect(give)}")
-        lines.append(f"case CNP_RETURN: {writes} {self.give_up(changed)}")
+                lines.append(f"case JUMP({number}): {writes} {close} {to}")
+        ways = {
+            "CNP_EXIT": f"CNP_CLOSE {self.leave('exit')}",
+            "CNP_UNWIND": f"CNP_CLOSE_DEAD {self.tail('cnp_to_unwind', self.live())}",
+            "CNP_TABLE": f"{writes} {self.indirect(give)}",
+            "CNP_RETURN": f"{writes} {self.give_up(changed)}",
+        }
+        lines += [f"case {kind}: {way}" for kind, way in ways.items() if kind in self.rare]
+        trap = f"CNP_HEADER(cnp_frame)->code = (u32)CNP_PAYLOAD(cnp_next); {close} {self.leave('trap')}"
+        lines.append(
+            f"default: {trap if 'CNP_TRAP' in self.rare else 'cnp_no_answer(); __builtin_unreachable();'}"
+        )
         return "\n        ".join(lines)
 
     def indirect(self, give: list[str]) -> str:
@@ -447,7 +462,8 @@ class Body(Stencil):
         """The state as the body left it."""
 
         def value(word: Word) -> str:
-            return changed.get(word.field, word.name if word.field in self.narrow else word.value)
+            came = word.field in self.narrow or not self.stateful
+            return changed.get(word.field, word.name if came else word.value)
 
         return [value(word) for word in self.printer.words]
 

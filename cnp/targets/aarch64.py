@@ -263,6 +263,7 @@ TARGET = Target(
     register_fields=REGISTER_FIELDS,
     number_fields=NUMBER_FIELDS,
     short=((0, 4095), (-4095, -1)),
+    constants=((0, 0xFFFF), (-0x10000, -1)),  # movz, movn
     qemu="aarch64",
     emulated="max",
     features=(

@@ -109,6 +109,7 @@ PRELUDE = r"""
     __asm__("lui %0, %%hi(cnp." #i ")\n\taddiu %0, %0, %%lo(cnp." #i ")" : "=r"(cnp_v)); cnp_v; })
 #define CNP_IMM32S(i) CNP_PAIR(i64, i)
 #define CNP_IMM32U(i) CNP_PAIR(u32, i)
+#define CNP_IMM31(i) ({ u64 cnp_v = (u64)CNP_IMM32S(i); __builtin_assume(cnp_v <= 0x7fffffff); cnp_v; })
 #define CNP_FOLD(i) ({ i64 cnp_v; __asm__("daddiu %0, $zero, %%lo(cnp." #i ")" : "=r"(cnp_v)); cnp_v; })
 #define CNP_ADDRESS(i) CNP_IMM64(i)
 #define CNP_SLOT(i) ({ char *cnp_v; __asm__("daddiu %0, %1, %%lo(cnp." #i ")" : "=r"(cnp_v) : "r"(cnp_frame)); cnp_v; })

@@ -131,6 +131,7 @@ PRELUDE = r"""
 #define CNP_IMM32S(i) ({ i64 cnp_v;                                                                      \
     __asm__("lis %0, cnp." #i "@h\n\tori %0, %0, cnp." #i "@l" : "=r"(cnp_v));                           \
     if (cnp_v != (i32)cnp_v) __builtin_unreachable(); cnp_v; })
+#define CNP_IMM31(i) ({ u64 cnp_v = (u64)CNP_IMM32S(i); __builtin_assume(cnp_v <= 0x7fffffff); cnp_v; })
 /* clang takes nothing for granted of the upper half of an asm's 32-bit result: lis may extend its sign */
 #define CNP_IMM32U(i) ({ u32 cnp_v;                                                                      \
     __asm__("lis %0, cnp." #i "@high\n\tori %0, %0, cnp." #i "@l" : "=r"(cnp_v)); cnp_v; })

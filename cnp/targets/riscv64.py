@@ -152,6 +152,7 @@ PRELUDE = r"""
 #define CNP_IMM32S(i) ({ i64 cnp_v; __asm__("lui %0, %%hi(cnp." #i ")\n\taddiw %0, %0, %%lo(cnp." #i ")" : "=r"(cnp_v)); \
     __builtin_assume(cnp_v == (i32)cnp_v); cnp_v; })
 #define CNP_IMM32U(i) ((u32)CNP_IMM32S(i))
+#define CNP_IMM31(i) ({ u64 cnp_v = (u64)CNP_IMM32S(i); __builtin_assume(cnp_v <= 0x7fffffff); cnp_v; })
 #define CNP_FOLD(i)   ({ i64 cnp_v; __asm__("addi %0, zero, %%lo(cnp." #i ")" : "=r"(cnp_v)); \
     __builtin_assume(cnp_v >= -0x800 && cnp_v <= 0x7ff); cnp_v; })
 #define CNP_ADDRESS(i) CNP_IMM64(i)

@@ -97,7 +97,8 @@ PRELUDE = r"""
 #define CNP_FLOAT32(i) cnp_f32_##i
 #define CNP_IMM64(i)  ({ u64 cnp_v; __asm__("movabsq $cnp." #i ", %0" : "=r"(cnp_v)); cnp_v; })
 #define CNP_IMM32S(i) ({ i64 cnp_v; __asm__("movq $cnp." #i ", %0" : "=r"(cnp_v)); cnp_v; })
-#define CNP_IMM32U(i) ({ u32 cnp_v; __asm__("movl $cnp." #i ", %k0" : "=r"(cnp_v)); cnp_v; })
+#define CNP_IMM32U(i) ({ u64 cnp_v; __asm__("movl $cnp." #i ", %k0" : "=r"(cnp_v)); \
+    __builtin_assume(cnp_v >> 32 == 0); (u32)cnp_v; })
 #define CNP_ADDRESS(i) CNP_IMM64(i)
 #define CNP_FOLD(i)   ((i64)cnp_hole_##i)
 #define CNP_SLOT(i)   (cnp_frame + (i64)cnp_hole_##i)
