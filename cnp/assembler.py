@@ -387,7 +387,9 @@ class Assembler:
         return function
 
     def _check_name(self, name: str) -> None:
-        """LabelError if a function, a label or an export has this name."""
+        """LabelError if it is no name, or a function, a label or an export has it."""
+        if not isinstance(name, str) or not name:
+            raise LabelError(f"{name!r} is no name", label=str(name))
         known = self.program.named.get(name)
         if known or name in self.program.exports:
             kind = "function" if isinstance(known, Function) else "label"

@@ -298,7 +298,11 @@ class Entry:
             if place.bank == allowed:
                 return self.code.library.home(place)
             what = f"a register of {allowed} or a slot" if allowed else "a slot"
-        elif 0 <= place.offset <= self.function.frame - 8 and place.offset % 8 == 0:
+        elif (
+            isinstance(place, Slot)
+            and 0 <= place.offset <= self.function.frame - 8
+            and place.offset % 8 == 0
+        ):
             return place.offset
         else:
             what = f"one of the {self.function.frame} bytes of slots of {self.name}, or a register"

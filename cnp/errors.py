@@ -1,4 +1,8 @@
-"""The exceptions of cnp: one class for each decision a caller can make, the evidence as fields."""
+"""The exceptions of cnp: one class for each decision a caller can make, the evidence as fields.
+
+What Python says itself comes as it is: TypeError where a value has no business to be (a text for a number), OSError where a
+file cannot be written.
+"""
 
 from __future__ import annotations
 

@@ -102,12 +102,15 @@ class Data:
 
     def string(self, text: str, end: Buffer = b"\0", encoding: str = "utf-8") -> None:
         """A text with what marks its end."""
+        if not isinstance(text, str):
+            message = f"{self.name}: {text!r} is no text"
+            raise OperandError(message, op=self.name, operand="string", value=text, allowed="a text")
         self.bytes(text.encode(encoding))
         self.bytes(end)
 
     def space(self, size: int, fill: int = 0) -> None:
         """`size` bytes of `fill`."""
-        if size < 0 or not 0 <= fill < 256:
+        if not isinstance(size, int) or size < 0 or fill not in range(256):
             allowed = "0 or more bytes of 0 … 255"
             message = f"{self.name}: a space of {size} bytes of {fill}; allowed {allowed}"
             raise OperandError(message, op=self.name, operand="space", value=(size, fill), allowed=allowed)
@@ -191,7 +194,8 @@ class Data:
 
 def check_alignment(op: str, alignment: int) -> None:
     """OperandError for what is no power of two from 1 to MOST_ALIGN."""
-    if not 0 < alignment <= MOST_ALIGN or alignment & alignment - 1:
+    whole = isinstance(alignment, int)
+    if not whole or not 0 < alignment <= MOST_ALIGN or alignment & alignment - 1:
         message = f"{op}: aligned to {alignment} bytes; allowed are powers of two up to {MOST_ALIGN}"
         raise OperandError(message, op=op, operand="align", value=alignment, allowed=(1, MOST_ALIGN))
 

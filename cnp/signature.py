@@ -83,7 +83,7 @@ def parse_signature(text: str) -> Signature:
 
     SignatureError (fields signature, type): a type is unknown, or void where a value is needed.
     """
-    match = _SHAPE.fullmatch(text)
+    match = _SHAPE.fullmatch(text) if isinstance(text, str) else None
     if match is None:
         raise SignatureError(f"not of the form result(argument, …): {text!r}", signature=text, type=None)
     result, inner = match.groups()
