@@ -299,9 +299,7 @@ class Entry:
                 return self.code.library.home(place)
             what = f"a register of {allowed} or a slot" if allowed else "a slot"
         elif (
-            isinstance(place, Slot)
-            and 0 <= place.offset <= self.function.frame - 8
-            and place.offset % 8 == 0
+            isinstance(place, Slot) and 0 <= place.offset <= self.function.frame - 8 and place.offset % 8 == 0
         ):
             return place.offset
         else:

@@ -42,6 +42,8 @@ def of_file(path: Path, target: Target, features: Iterable[str] | None = ()) -> 
         fault = found
     if not path.exists():
         raise LibraryError(fault or f"{path}: no such file, nor {beside.name} beside it", path=str(path))
+    if not path.is_file():
+        raise LibraryError(f"{path}: a source is a file; cnp.compile takes a text", path=str(path))
     try:
         library = compiled(path, target, str(path), (), features)
     except ToolError as error:

@@ -168,6 +168,9 @@ def test_what_is_missing_is_said(source: Path, tmp_path: Path, monkeypatch: pyte
         cnp.load(source)
     with pytest.raises(cnp.ToolError, match="no clang found; install the wheel"):
         cnp.compile(SOURCE)
+    (tmp_path / "folder.c").mkdir()
+    with pytest.raises(cnp.LibraryError, match=r"folder\.c: a source is a file"):
+        cnp.load(tmp_path / "folder.c")
 
 
 def test_the_builder_may_be_missing(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -161,6 +161,9 @@ def test_what_data_refuses(asm: cnp.Assembler) -> None:
         lambda: data.align(8192),
         lambda: data.space(-1),
         lambda: data.space(1, 256),
+        lambda: data.space(1.5),  # type: ignore[arg-type]
+        lambda: data.align("8"),  # type: ignore[arg-type]
+        lambda: data.string(5),  # type: ignore[arg-type]
         lambda: data.address(asm["f"], size=2),
         lambda: data.address(5),  # type: ignore[arg-type]
         lambda: asm.align(0),
@@ -176,6 +179,8 @@ def test_what_data_refuses(asm: cnp.Assembler) -> None:
         lambda: data.bind(bound),
         lambda: asm.i64_move(slot(0), theirs),
         lambda: asm.cell(other["theirs"]),
+        lambda: asm.function("", 32),
+        lambda: asm.export(5, bound),  # type: ignore[arg-type]
     ]
     for refused in foreign:
         with pytest.raises(LabelError):
