@@ -74,7 +74,7 @@ stencils: $(BIN)/.installed
 	$(BIN)/python build_stencils.py --target all
 
 # Installed in place: only what is compiled or declared asks for a new installation.
-$(BIN)/.installed: pyproject.toml setup.py $(wildcard cnp/_*.c) cnp/_core_build.py
+$(BIN)/.installed: pyproject.toml setup.py $(wildcard cnp/_*.c cnp/core/*.[ch]) cnp/_core_build.py
 	@$(call make_venv,.venv)
 	$(BIN)/python $(PIP) install --editable '.[dev]'
 	touch $@
