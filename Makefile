@@ -43,7 +43,7 @@ run: stencils
 test: test-sources test-wheel
 
 test-sources: stencils programs
-	$(BIN)/python -m pytest -q -n $(JOBS) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
 
 # sdist, wheel of the sdist; the wheel in an environment and the tests in a folder of their own: no source is in reach.
 test-wheel: stencils programs
@@ -56,7 +56,7 @@ test-wheel: stencils programs
 	for part in tests examples docs pyproject.toml; do [ ! -e $$part ] || cp -r $$part "$$away"; done; \
 	python="$$PWD/$(WHEEL)/venv/bin/python"; cd "$$away"; \
 	echo "== the wheel"; \
-	CNP_WHEEL=1 "$$python" -m pytest -q -n $(JOBS) -m "not soak and not checkout" \
+	CNP_WHEEL=1 "$$python" -m pytest -q -n $(JOBS) --dist worksteal -m "not soak and not checkout" \
 		$(OF_FORMS:%=--ignore=tests/test_%.py) $(PYTEST_ARGS)
 
 check: $(BIN)/.installed
@@ -68,7 +68,7 @@ figures: stencils
 	$(BIN)/python benchmarks/figures.py
 
 soak: stencils programs
-	$(BIN)/python -m pytest -q -n $(JOBS) -m soak $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -m soak $(PYTEST_ARGS)
 
 stencils: $(BIN)/.installed
 	$(BIN)/python build_stencils.py --target all
