@@ -58,9 +58,7 @@ OBJECTS = {
     "func",
 }  #: kinds of which a plain number is none, as it stands
 TAKES_NUMBERS, TAKES_POSITIONS, TAKES_THINGS = 1, 2, 4
-
-
-PLAIN = frozenset((SLOT, HOME, R, F))
+PLAIN = frozenset((SLOT, HOME, R, F))  #: kinds whose word is all there is to know
 
 
 @lru_cache(maxsize=1 << 14)
@@ -331,7 +329,6 @@ class Records:
         self.sources: dict[int, At] = {}
         self.meant: dict[int, tuple[Value, ...]] = {}
         self.bounds = (0, 0)
-        self._operations: list[Operation | None] = [None] * len(self.library.operations)
         self._lock = threading.RLock()
         known = {"numbers": things.known, "sources": self.sources, "r": "r", "f": "f"}
         classes = {
@@ -439,23 +436,17 @@ class Records:
 
     def ops(self, positions: Iterable[int]) -> Iterator[Op]:
         """The operations at some positions."""
-        asked, things = iter(positions), self.things
+        asked, library, things = iter(positions), self.library, self.things
         while chunk := list(islice(asked, CHUNK)):
             found = []
             with self.alone():
                 view = self.batch.records()
                 for position in chunk:
                     number, form, kinds, *words = RECORD.unpack_from(view, RECORD.size * position)
-                    operation = self._operation(number)
+                    operation = library[library.operations[number]]
                     found.append((position, operation, operation.forms[form & NEAR], things.values(operation, kinds, words)))  # fmt: skip
             for position, operation, taken, values in found:
                 yield Op(operation, taken, values, self.sources.get(position), self.meant.get(position))
-
-    def _operation(self, number: int) -> Operation:
-        operation = self._operations[number]
-        if operation is None:
-            operation = self._operations[number] = self.library[self.library.operations[number]]
-        return operation
 
     def select(self, calls: bool = False, kinds: Iterable[int] = ()) -> Iterator[tuple[int, Op]]:
         """The operations that make native calls, if those are asked for, or have an operand of one of these kinds, with
