@@ -81,7 +81,7 @@ def test_every_block_runs(
     said = capsys.readouterr().out.splitlines()
     assert [line for line in said if line in promised] == promised
     if "ratio" in session:
-        assert float(str(session["ratio"])) > 2, "the page says 10 to 17; a machine that is busy may say less"
+        assert float(str(session["ratio"])) > 2, "the page says 5 to 17; a machine that is busy may say less"
 
 
 @checkout
