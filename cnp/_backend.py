@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 from cnp.errors import MemoryFault, OperandError, RangeError
-from cnp.signature import Signature
+from cnp.signature import Signature, parse_signature
 
 #: Fails a callable: (kind, trap code, address of the frame, index of the operation). It should raise; what it
 #: returns instead becomes the result of the call.
@@ -22,15 +24,31 @@ class Helper(NamedTuple):
     keepalive: object
 
 
+class Arguments(NamedTuple):
+    """The arguments of a callable: their types, and where they go, in bytes from slot 0. packed: both as C has them."""
+
+    signature: Signature
+    places: tuple[int, ...]
+    packed: tuple[bytes, bytes]
+
+
+@lru_cache(maxsize=1024)
+def arguments(signature: str, places: tuple[int, ...] | None) -> Arguments:
+    """places: None: 0, 8, 16 … SignatureError."""
+    parsed = parse_signature(signature)
+    where = tuple(range(0, 8 * len(parsed.arguments), 8)) if places is None else places
+    types = (parsed.result + parsed.arguments).encode()
+    return Arguments(parsed, where, (types, struct.pack(f"={len(where)}q", *where)))
+
+
 class CallableSpec(NamedTuple):
     """What make_callable() was given, its signature read."""
 
     enter: int
     code: int
-    signature: Signature
+    arguments: Arguments
     header_size: int
     state: bytes
-    places: tuple[int, ...]
     frame_bytes: int
     depth: int
     name: str

@@ -55,10 +55,24 @@ RECORDS = """
     size_t cnp_odd_blocks(const struct cnp_program *program, struct cnp_block *blocks, size_t room);
 """
 
-SOURCES = ("_core.c", "_record.c", "_callable.c", "_debug.c", "_heap.c")
+#: Several calls of the core as one.
+BULK = """
+    int cnp_assemble(struct cnp_program *program, uint32_t frame, const void *records, size_t count,
+                     const uint32_t *roots, size_t roots_count, size_t *done, struct cnp_needs *needs,
+                     struct cnp_evidence *evidence);
+    int cnp_emit(struct cnp_program *program, uint64_t base, uint64_t data_base, const uint64_t *imports,
+                 const uint64_t *symbols, uintptr_t code, size_t room, uintptr_t data, size_t data_room,
+                 uint64_t *size, struct cnp_evidence *evidence);
+    int cnp_compile(struct cnp_program *program, const struct cnp_bytecode *bytecode, struct cnp_translation *job,
+                    const struct cnp_number *numbers, size_t numbers_count, uint32_t frame, const void *records,
+                    size_t count, const uint32_t *roots, size_t roots_count, struct cnp_needs *needs,
+                    struct cnp_evidence *evidence);
+"""
+
+SOURCES = ("_core.c", "_record.c", "_bulk.c", "_callable.c", "_debug.c", "_heap.c")
 
 ffibuilder = FFI()
-ffibuilder.cdef(DECLARATIONS + CORE["declarations"]() + HEAP + RECORDS)
+ffibuilder.cdef(DECLARATIONS + CORE["declarations"]() + HEAP + RECORDS + BULK)
 # The text goes into the file that cffi writes, which has the same name: an #include would find itself.
 ffibuilder.set_source(
     "cnp._core",

@@ -170,9 +170,9 @@ class PureCallable:
             raise ValueError("header_size: a multiple of 16 with room for the state and 32 bytes")
         if slots < 0:
             raise ValueError("frame_bytes: the header does not fit")
-        if len(spec.places) != len(spec.signature.arguments):
+        if len(spec.arguments.places) != len(spec.arguments.signature.arguments):
             raise ValueError("places: one for each argument")
-        for place in spec.places:
+        for place in spec.arguments.places:
             low, high = (-spec.header_size, len(spec.state) - spec.header_size) if place < 0 else (0, slots)
             if place % 8 or not low <= place <= high - 8:
                 raise ValueError("places: not a slot of the frame, nor a word of the state")
@@ -188,7 +188,7 @@ class PureCallable:
 
     def __call__(self, *args: object) -> object:
         spec, backend = self._spec, self._backend
-        types = spec.signature.arguments
+        types = spec.arguments.signature.arguments
         if len(args) != len(types):
             s = "" if len(types) == 1 else "s"
             raise TypeError(f"{spec.name}() takes exactly {len(types)} argument{s} ({len(args)} given)")
@@ -204,12 +204,12 @@ class PureCallable:
         buffer = backend.ffi.buffer(memory)
         buffer[start : start + len(spec.state)] = spec.state
         HEADER.pack_into(buffer, slot0 - HEADER.size, 0, 0, 0, depth, 0, self._address(context))
-        for place, word in zip(spec.places, slots, strict=True):
+        for place, word in zip(spec.arguments.places, slots, strict=True):
             struct.pack_into("=Q", buffer, slot0 + place, word)
         backend.run(spec.enter, self._address(memory) + slot0, spec.code)
         if context[KIND]:
             return self._failed(context)
-        return _from_word(spec.signature.result, context[VALUE])
+        return _from_word(spec.arguments.signature.result, context[VALUE])
 
     def _address(self, pointer: Any) -> int:
         return int(self._backend.ffi.cast("uintptr_t", pointer))

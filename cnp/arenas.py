@@ -52,7 +52,8 @@ class Arena:
         with contextlib.ExitStack() as undo:
             self.base = pages.reserve(code + data, region)
             undo.callback(pages.unmap, self.base, code + data)
-            pages.protect(self.base + code, data, pages.RW)
+            self.data_base = self.base + code
+            pages.protect(self.data_base, data, pages.RW)
             self.writable = self._map_code()
             undo.pop_all()
         self._bytes = pages.view(self.writable, code)
@@ -61,20 +62,26 @@ class Arena:
         """Make the code part usable; returns the address at which it is written."""
         raise NotImplementedError
 
-    def publish(self, start: int, code: memoryview) -> None:
-        """Copy code to its place. Afterwards it is executable, the instruction cache aside."""
+    def open(self, start: int, size: int) -> int:
+        """The address at which a range may be written from now on."""
         raise NotImplementedError
 
-    def withdraw(self, start: int, size: int) -> None:
-        """Take back what publish() wrote into a range that nobody runs any more."""
-        raise NotImplementedError
-
-    def _copy(self, start: int, code: memoryview) -> None:
-        """Copy, and fill the rest of the last line with traps."""
-        end = start + len(code)
-        self._bytes[start:end] = code
+    def close(self, start: int, size: int, opened: int) -> None:
+        """What was written to the first `size` bytes of the `opened` ones is executable from now on, the instruction cache
+        aside. The rest of its last line traps."""
+        end = start + size
         if self._trap and end % LINE:
             self._bytes[end : round_up(end, LINE)] = self._trap[end % LINE : LINE]
+
+    def withdraw(self, start: int, size: int) -> None:
+        """Take back what was written into a range that nobody runs any more."""
+        raise NotImplementedError
+
+    def publish(self, start: int, code: memoryview) -> None:
+        """Write code to its place."""
+        self.open(start, len(code))
+        self._bytes[start : start + len(code)] = code
+        self.close(start, len(code), len(code))
 
     def take(self, code: int, data: int) -> tuple[int, int] | None:
         """Offsets of a code range and a data range, or None. A data range of 0 bytes lies at 0."""
@@ -90,7 +97,7 @@ class Arena:
 
     def wipe_data(self, start: int, size: int) -> None:
         """Zero a data range and make it free."""
-        ctypes.memset(self.base + self.code.size + start, 0, size)
+        ctypes.memset(self.data_base + start, 0, size)
         self.data.give(start, size)
 
     def unmap(self) -> None:
@@ -121,15 +128,14 @@ class DualArena(Arena):
             raise
         return writable
 
-    def publish(self, start: int, code: memoryview) -> None:
-        self._populate(start, len(code))
-        self._copy(start, code)
+    def open(self, start: int, size: int) -> int:
+        first, last = start // _CHUNK, (start + size - 1) // _CHUNK + 1
+        if self._touched.find(0, first, last) >= 0:
+            self._populate(first, last)
+        return self.writable + start
 
-    def _populate(self, start: int, size: int) -> None:
-        """Take the pages from the system now: lack of memory is an error here, and SIGBUS in the copy."""
-        first, last = start // _CHUNK, round_up(start + size, _CHUNK) // _CHUNK
-        if self._touched.find(0, first, last) < 0:
-            return
+    def _populate(self, first: int, last: int) -> None:
+        """Take pages from the system now: lack of memory is an error here, and SIGBUS when they are written."""
         low, high = first * _CHUNK, min(last * _CHUNK, self.code.size)
         try:
             pages.advise(self.writable + low, high - low, pages.POPULATE_WRITE)
@@ -159,11 +165,13 @@ class FlipArena(Arena):
     def _map_code(self) -> int:
         return self.base
 
-    def publish(self, start: int, code: memoryview) -> None:
-        size = round_up(len(code), PAGE)
-        pages.protect(self.base + start, size, pages.RW)
-        self._copy(start, code)
-        pages.protect(self.base + start, size, pages.R_X)
+    def open(self, start: int, size: int) -> int:
+        pages.protect(self.base + start, round_up(size, PAGE), pages.RW)
+        return self.base + start
+
+    def close(self, start: int, size: int, opened: int) -> None:
+        super().close(start, size, opened)
+        pages.protect(self.base + start, round_up(opened, PAGE), pages.R_X)
 
     def withdraw(self, start: int, size: int) -> None:
         """New pages instead of the old: R-X never turns into RW-, and the memory goes back to the system."""

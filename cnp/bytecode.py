@@ -109,8 +109,10 @@ class Bytecode:
         for rule in rules:
             self._check(rule)
             self.rules.setdefault(rule.opcode, []).append(rule)
+        self.escapes = any(rule.escape for rule in self.each())
         used = [o for rule in self.each() for step in rule.steps for o in step if isinstance(o, Pool)]
         self.pools = sorted({pool.name for pool in used})
+        self.empty: dict[str, dict[int, int]] = {name: {} for name in self.pools}
         self.tabled = sorted({pool.name for pool in used if pool.tabled})
         for rule in self.each():
             if not all(allowed for _, allowed in self.limits(rule)):
@@ -203,8 +205,10 @@ class Bytecode:
         return self.tables.translate(bytes(code), given, firsts)
 
     def pools_of(self, pools: Pools | None) -> dict[str, dict[int, int]]:
-        """The pools that it asks for, in order, their keys as well."""
-        return {name: dict(sorted((pools or {}).get(name, {}).items())) for name in self.pools}
+        """The pools that it asks for, in order, their keys as well; `empty`, where all are."""
+        if not pools or not any(pools.values()):
+            return self.empty
+        return {name: dict(sorted(pools.get(name, {}).items())) for name in self.pools}
 
     def numbers(self, pools: Pools | None) -> list[int]:
         """The numbers that a batch has to have for pools whose operands are tabled: in order, from `Firsts.number` on."""

@@ -62,13 +62,14 @@ class Tables:
         #: operations of an instruction at most, those of a function's beginning included
         self.steps = max((len(rule.steps) or rule.most for rule in self.each), default=0) + self._begins()
         self._keep: list[Any] = []
-        self._recipes = threading.local()
+        self._desks = threading.local()
         self._uncleared = self.ffi.new_allocator(should_clear_after_alloc=False)
-        self.evidence = self.ffi.new("struct cnp_evidence *")
+        self._no_numbers = self._pool_rows(bytecode.empty)
         self.table = self.ffi.new("struct cnp_bytecode *", self._head())
-        status = self.lib.cnp_bytecode_valid(self.table, self.evidence)
+        evidence = self.ffi.new("struct cnp_evidence *")
+        status = self.lib.cnp_bytecode_valid(self.table, evidence)
         if status:
-            name, row = self.ffi.string(self.evidence.table).decode(), self.evidence.row
+            name, row = self.ffi.string(evidence.table).decode(), evidence.row
             message = f"row {row} of the bytecode's {name} does not fit a record: {self._rows.get(name, [row])[row]}"
             raise OperandError(message, op="", operand=name, value=row, allowed="what fits a record")
 
@@ -110,12 +111,25 @@ class Tables:
         """`struct cnp_place`s, with anything in them."""
         return self._uncleared("struct cnp_place[]", words)
 
-    def recipes(self) -> Any:
-        """`struct cnp_recipe`s of this thread."""
-        found = getattr(self._recipes, "rows", None)
+    def desk(self) -> tuple[Any, Any]:
+        """`struct cnp_recipe`s and a `struct cnp_evidence` of this thread."""
+        found: tuple[Any, Any] | None = getattr(self._desks, "desk", None)
         if found is None:
-            found = self._recipes.rows = self.ffi.new("struct cnp_recipe[]", self.lib.CNP_RECIPES)
+            recipes = self.ffi.new("struct cnp_recipe[]", self.lib.CNP_RECIPES)
+            found = self._desks.desk = recipes, self.ffi.new("struct cnp_evidence *")
         return found
+
+    def pools(self, pools: Pools) -> tuple[Any, list[Any]]:
+        """`struct cnp_pool` of each, and what they point to."""
+        return self._no_numbers if pools is self.bytecode.empty else self._pool_rows(pools)
+
+    def _pool_rows(self, pools: Pools) -> tuple[Any, list[Any]]:
+        held, rows, new = [], [], self.ffi.new
+        for pool in pools.values():
+            keys = new("int64_t[]", list(pool))
+            held += [keys, new("int64_t[]", [signed64(value) for value in pool.values()])]
+            rows.append((keys, held[-1], len(pool), 0))
+        return new("struct cnp_pool[]", rows), held
 
     # ---- rows
 
@@ -197,95 +211,140 @@ class Translation:
 
     def __init__(self, tables: Tables, code: bytes, pools: Pools) -> None:
         self.tables, self.code = tables, code
-        self._places, self._given = tables.places(tables.bytecode.words_of(code)), False
-        run = Run(tables, code, pools, self._places)
-        run.check(tables.lib.cnp_bytecode_check(tables.table, run.job, run.evidence))
+        self._run = run = Run(code, tables.places(tables.bytecode.words_of(code)))
+        run.follow(tables, pools)
+        if status := tables.lib.cnp_bytecode_check(tables.table, run.job, run.evidence):
+            run.check(status)
         self.functions, self.most = int(run.job.functions), int(run.job.most)
+        self._fresh = [run]  # until it was used
 
     def records(self, pools: Pools, firsts: Firsts) -> Translated:
         """What it becomes."""
-        memory = bytearray(SIZE * self.most)
-        room = self.tables.ffi.from_buffer("struct cnp_record[]", memory)
-        return self._run(self.tables, self.code, pools, firsts, room, self.most)
+        run, memory = self._begun(self.tables, self.code, pools), bytearray(SIZE * self.most)
+        return run.translate(firsts, self.tables.ffi.from_buffer("struct cnp_record[]", memory))
 
     def into(self, batch: Batch, bytecode: Bytecode, code: bytes, pools: Pools, firsts: Firsts) -> Translated:
         """The same, in the room of a batch behind what it has, which is yet to adopt it. bytecode: that by which it was checked,
         or one whose rules differ in their steps alone; code: what was checked, but for numbers. StateError: they are others."""
-        tables = bytecode.tables
+        run = self._begun(bytecode.tables, code, pools)
+        return run.translate(firsts, batch.room(run.job.room))
+
+    def compile(
+        self, batch: Batch, bytecode: Bytecode, code: bytes, pools: Pools, frame: int, records: bytes
+    ) -> Compiled:
+        """The same as a whole program: its functions, and behind them one of records, for those who call it from outside, with a
+        frame of so many bytes; the functions' labels count from 0. StateError: it has none, or rules with callables."""
+        if not self.functions or bytecode.escapes:
+            raise StateError("give a bytecode of functions, without escapes", state="escapes")
+        tables, given = bytecode.tables, bytecode.pools_of(pools)
+        run = self._begun(tables, code, given)
+        run.number(0)
+        numbers = bytecode.numbers(given) if bytecode.tabled else ()
+        sizes = batch.compile(tables.table, run.job, numbers, frame, records)
+        return Compiled(run, *sizes)
+
+    def _begun(self, tables: Tables, code: bytes, pools: Pools) -> Run:
+        """A run that can begin, by tables that check alike. Each but the first has places of its own: those of what was made
+        before are its positions."""
         if tables.shape != self.tables.shape or len(code) != len(self.code):
             raise StateError("this program was checked by the rules of another bytecode", state="checked")
-        most = self.most if tables is self.tables else self.most * max(1, tables.steps)
-        return self._run(tables, code, pools, firsts, batch.room(most), most)
+        try:
+            run = self._fresh.pop()  # at most one thread gets it
+        except IndexError:
+            first = self._run
+            run = Run(code, tables.places(len(first.places)))
+            tables.ffi.memmove(run.places, first.places, tables.ffi.sizeof(first.places))
+        if code is not run.code:
+            run.read(code)
+        run.follow(tables, pools)
+        run.job.room = self.most if tables is self.tables else self.most * max(1, tables.steps)
+        run.make_begins(self.functions)
+        return run
 
-    def _run(
-        self, tables: Tables, code: bytes, pools: Pools, firsts: Firsts, room: Any, most: int
-    ) -> Translated:
-        ffi, places = tables.ffi, self._places
-        if self._given:  # to what was made before, whose positions they are
-            places = tables.places(len(places))
-            ffi.memmove(places, self._places, ffi.sizeof(places))
-        self._given = True
-        run = Run(tables, code, pools, places)
-        job, begins = run.job, ffi.new("struct cnp_begin[]", self.functions)
-        job.first_position, job.first_label = firsts.position, firsts.label
-        job.records, job.begins, job.room, job.functions = room, begins, most, self.functions
-        run.number(firsts.number)
-        while status := tables.lib.cnp_bytecode_translate(tables.table, job, run.evidence):
-            run.check(status)
-            run.escape()
-        found = [Begin(begin.index, begin.position) for begin in begins]
-        positions = memoryview(ffi.buffer(places)).cast("I")[1::2]
-        records = memoryview(ffi.buffer(room, SIZE * job.count))
-        return Translated(records, positions, found, firsts.position + job.count)
+
+class Compiled:
+    """What `Translation.compile` made. bound, data_bound: bytes at most; end: position behind the last operation of the
+    bytecode, where the function of records begins."""
+
+    def __init__(self, run: Run, bound: int, data_bound: int) -> None:
+        self._run, self.bound, self.data_bound = run, bound, data_bound
+        self.end = int(run.job.count)
+
+    @property
+    def places(self) -> memoryview:
+        """For each word of the code the position of its instruction's first operation."""
+        return self._run.positions
 
 
 class Run:
     """`struct cnp_translation` of a program, and what that points to."""
 
-    def __init__(self, tables: Tables, code: bytes, pools: Pools, places: Any) -> None:
-        self.tables, self.bytecode, self._code, self._pools = tables, tables.bytecode, code, pools
-        self.evidence = tables.ffi.new("struct cnp_evidence *")
-        self.job = job = tables.ffi.new("struct cnp_translation *")
-        self._rows, held = self._pool_rows()
-        self._held = [tables.ffi.from_buffer(code), *held]
-        job.code, job.words, job.places = self._held[0], len(places), places
-        job.recipes = tables.recipes()
-        if pools:
-            job.pools = self._rows
+    def __init__(self, code: bytes, places: Any) -> None:
+        self.ffi, _ = emit.core()
+        self.places = places
+        self.job = job = self.ffi.new("struct cnp_translation *")
+        job.words, job.places = len(places), places
+        self._begins: Any = None
+        self.read(code)
+
+    def read(self, code: bytes) -> None:
+        """Translate this code."""
+        self.code, self._from = code, self.ffi.from_buffer(code)
+        self.job.code = self._from
+
+    def follow(self, tables: Tables, pools: Pools) -> None:
+        """Go by these tables, in this thread, with these numbers."""
+        self.tables, self._pools = tables, pools
+        self._rows, self._numbers = tables.pools(pools)
+        self.job.recipes, self.evidence = tables.desk()
+        self.job.pools = self._rows
+
+    def make_begins(self, functions: int) -> None:
+        """Room for where the functions begin."""
+        self._begins = self.ffi.new("struct cnp_begin[]", functions)
+        self.job.begins, self.job.functions = self._begins, functions
+
+    def translate(self, firsts: Firsts, room: Any) -> Translated:
+        """Write the records to a room for as many as the job says."""
+        job, tables = self.job, self.tables
+        job.first_position, job.first_label, job.records = firsts.position, firsts.label, room
+        job.index = job.count = job.asked = 0
+        self.number(firsts.number)
+        while status := tables.lib.cnp_bytecode_translate(tables.table, job, self.evidence):
+            self.check(status)
+            self.escape()
+        found = [Begin(begin.index, begin.position) for begin in self._begins]
+        records = memoryview(self.ffi.buffer(room, SIZE * job.count))
+        return Translated(records, self.positions, found, firsts.position + job.count)
+
+    @property
+    def positions(self) -> memoryview:
+        """For each word the position of the first operation of its instruction."""
+        return memoryview(self.ffi.buffer(self.places)).cast("I")[1::2]
 
     def number(self, first: int) -> None:
         """Tell the pools which of the batch's numbers theirs are."""
-        for row, name in zip(self._rows, self._pools, strict=True):
-            row.first = self.bytecode.first_number(name, self._pools, first)
-
-    def _pool_rows(self) -> tuple[Any, list[Any]]:
-        """`struct cnp_pool` of each, and what they point to."""
-        held, rows, new = [], [], self.tables.ffi.new
-        for pool in self._pools.values():
-            held += [
-                new("int64_t[]", list(pool)),
-                new("int64_t[]", [signed64(value) for value in pool.values()]),
-            ]
-            rows.append((held[-2], held[-1], len(pool), 0))
-        return new("struct cnp_pool[]", rows), held
+        if self._pools is not self.tables.bytecode.empty:
+            for row, name in zip(self._rows, self._pools, strict=True):
+                row.first = self.tables.bytecode.first_number(name, self._pools, first)
 
     def escape(self) -> None:
         """Write what a rule's callable gives for the instruction that the core stands at."""
-        job, ffi = self.job, self.tables.ffi
+        job, ffi, bytecode = self.job, self.ffi, self.tables.bytecode
         rule = self.tables.each[job.places[job.index].rule & ~CALLED]
-        for record in self.bytecode.escaped(rule, self.bytecode.given(self._code, job.index, rule.words)):
+        for record in bytecode.escaped(rule, bytecode.given(self.code, job.index, rule.words)):
             ffi.memmove(job.records + job.count, record, SIZE)
             job.count += 1
 
     def check(self, status: int) -> None:
         """Raise what a status and its evidence say."""
-        lib, found = self.tables.lib, self.evidence
+        lib, found, bytecode = self.tables.lib, self.evidence, self.tables.bytecode
         if status in (lib.CNP_OK, lib.CNP_ESCAPE):
             return
         if status != lib.CNP_BAD_INSTRUCTION:
             raise StateError(f"the core refuses this bytecode (status {status})", state=str(status))
         rule = list(RULES)[found.what]
-        names = self.bytecode.pools if rule == "pool" else list(self.bytecode.fields)
+        names = bytecode.pools if rule == "pool" else list(bytecode.fields)
         value, low, high = (n.bits - (n.negative << 64) for n in (found.value, found.low, found.high))
         allowed = (low, high) if rule == "field" else None
-        raise self.bytecode.broken(found.index, found.op, rule, names[found.operand], value, allowed)
+        raise bytecode.broken(found.index, found.op, rule, names[found.operand], value, allowed)

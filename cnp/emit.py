@@ -11,13 +11,14 @@ from __future__ import annotations
 import struct
 import threading
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
 from cnp import native
 from cnp.errors import CnpError, LabelError, LibraryError, OperandError, RangeError, StateError
 from cnp.library import MALFORMED, Library
+from cnp.memory import Block
 from cnp.operands import Register
 from cnp.stencil import What
 from cnp.tables import HOLE, TABLES
@@ -49,6 +50,7 @@ ACCEPTS = {
 SIGNED, PLAIN_UNSIGNED = 3, 4
 Buffer: TypeAlias = Any  #: bytes, array, memoryview, numpy array, mmap …
 SOME_ODD = 256  #: hot blocks that room is made for at first
+ENTER = "cnp_enter"
 LEAVES = ("cnp.stub.exit", "cnp.stub.trap", "cnp.stub.unwind")
 
 
@@ -86,6 +88,7 @@ class CoreLibrary:
         heap = self.ffi.new("struct cnp_allocator *", {"resize": self.ffi.addressof(self.lib, "cnp_heap")})
         place = self.ffi.new("struct cnp_library **")
         self.names = library.operations
+        self.routines = {name: number for number, name in enumerate(library.routine_names)}
         self.numbers = {name: index for index, name in enumerate(self.names)}
         self.check(self.lib.cnp_library_open(place, tables, heap, evidence), evidence[0])
         self.users = [True]  # itself, then a False for each program
@@ -119,6 +122,7 @@ class CoreLibrary:
             ties.append((len(pairs), len(same), len(pairs) + len(same), len(differ)))
             pairs += [tuple(pair) for pair in (*same, *differ)]
         routines = list(library.routine_names)
+        self.roots = self._array("uint32_t", [routines.index(ENTER)])
         values = {name: self._rows(library.rows[name], row.size) for name, row in TABLES.items()} | {
             "operations": self._array("struct cnp_operation", [self._operation(o) for o in head["operations"]]),
             "fields": self._array("struct cnp_field", [self._field(f) for f in target.fields.values()]),
@@ -173,7 +177,7 @@ class CoreLibrary:
         return b"".join(HOLE.pack(*row) for row in rows)
 
     def routine(self, name: str) -> int:
-        return self.library.routine_names.index(name)
+        return self.routines[name]
 
     # ---- errors
 
@@ -273,6 +277,8 @@ class Batch:
         self._number = self._ffi.new("uint32_t *")
         self._size = self._ffi.new("uint64_t *")
         self._needs = self._ffi.new("struct cnp_needs *")
+        self._addresses: Mapping[str, int] = {}
+        self._imports = self._imported(self._addresses)
         self.symbols: dict[str, int] = {}
 
     def __len__(self) -> int:
@@ -333,9 +339,12 @@ class Batch:
         """Append records from any buffer; it is read once and not kept. An error leaves those before it appended."""
         data = self._ffi.from_buffer(records)
         if len(data) % RECORD.size:
-            message = f"{len(data)} bytes are no whole number of records of {RECORD.size} bytes"
-            raise OperandError(message, op="", operand="records", value=len(data), allowed=RECORD.size)
+            raise self._no_whole(len(data))
         self._append(data, len(data) // RECORD.size)
+
+    def _no_whole(self, size: int) -> OperandError:
+        message = f"{size} bytes are no whole number of records of {RECORD.size} bytes"
+        return OperandError(message, op="", operand="records", value=size, allowed=RECORD.size)
 
     def room(self, count: int) -> Any:
         """Room for records behind those that there are, as the core's: valid until the next call but `adopt`."""
@@ -356,10 +365,16 @@ class Batch:
             )
             done += self._done[0]
             if status == lib.CNP_UNPREPARED:
-                with self.library.preparing:
-                    status = lib.cnp_prepare(self.library.handle, evidence.op, evidence.what, evidence)
-                evidence.index = len(self)
+                status = self._prepare()
             self._check(status)
+
+    def _prepare(self) -> int:
+        """Complete the library for what is in the evidence; a status."""
+        evidence = self._evidence
+        with self.library.preparing:
+            status: int = self._lib.cnp_prepare(self.library.handle, evidence.op, evidence.what, evidence)
+        evidence.index = len(self)
+        return status
 
     def copy(self, records: memoryview) -> int:
         """Copy records into the room; how many there are. `adopt` takes them."""
@@ -403,11 +418,59 @@ class Batch:
             else memoryview(b"")
         )
 
-    def link(self, roots: tuple[str, ...] = ("cnp_enter",)) -> tuple[int, int]:
+    def link(self, roots: tuple[str, ...] = (ENTER,)) -> tuple[int, int]:
         """Check and plan; bytes of code and data at most."""
         numbers = [self.library.routine(name) for name in roots]
         self._check(self._lib.cnp_plan(self._handle, numbers, len(numbers), self._needs, self._evidence))
         return int(self._needs.bound), int(self._needs.data_bound)
+
+    def assemble(self, frame: int, records: Buffer) -> tuple[int, int]:
+        """The shortest way for one function: `reset`, `function`, `extend` and `link`."""
+        data, needs, evidence = self._ffi.from_buffer(records), self._needs, self._evidence
+        count, rest = divmod(len(data), RECORD.size)
+        if rest:
+            raise self._no_whole(len(data))
+        self.symbols.clear()
+        while status := self._lib.cnp_assemble(
+            self._handle, frame, data, count, self.library.roots, 1, self._done, needs, evidence
+        ):
+            self._check(self._prepare() if status == self._lib.CNP_UNPREPARED else status)
+        return needs.bound, needs.data_bound
+
+    def compile(
+        self, table: Any, job: Any, numbers: Sequence[int], frame: int, records: bytes
+    ) -> tuple[int, int]:
+        """Begin anew with a program of bytecode (`bytecode_tables.Translation.compile`); bytes of code and data at most."""
+        needs, evidence, lib = self._needs, self._evidence, self._lib
+        items = [{"bits": n % (1 << 64), "negative": n < 0} for n in numbers] if numbers else self._ffi.NULL
+        self.symbols.clear()
+        while status := lib.cnp_compile(
+            self._handle, table, job, items, len(numbers), frame, records, len(records) // RECORD.size,
+            self.library.roots, 1, needs, evidence,
+        ):  # fmt: skip
+            self._check(self._prepare() if status == lib.CNP_UNPREPARED else status)
+        return needs.bound, needs.data_bound
+
+    def place(self, block: Block, addresses: Mapping[str, int]) -> int:
+        """Lay it out for executable memory and write it there: `settle`, `write` and publish. The bytes of code."""
+        return block.fill(partial(self._emit, block, addresses))
+
+    def _emit(self, block: Block, addresses: Mapping[str, int], place: int, room: int) -> int:
+        if addresses != self._addresses:
+            self._addresses, self._imports = dict(addresses), self._imported(addresses)
+        symbols = [addresses.get(name, 0) for name in self.symbols] if self.symbols else self._ffi.NULL
+        status = self._lib.cnp_emit(
+            self._handle, block.code_address, block.data_address, self._imports, symbols, place, room,
+            block.data_address, block.data_size, self._size, self._evidence,
+        )  # fmt: skip
+        if status:
+            self._check(status)
+        return int(self._size[0])
+
+    def _imported(self, addresses: Mapping[str, int]) -> Any:
+        """The addresses of all imports."""
+        imports = self.library.library.imports
+        return self._ffi.new("uint64_t[]", [addresses.get(item.name, 0) for item in imports])
 
     def needed(self) -> list[str]:
         """Names of the imports and symbols that have to have an address, once it is linked."""

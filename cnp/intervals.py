@@ -21,13 +21,15 @@ class Intervals:
         """Start of the lowest free part of `size` > 0 bytes, which is free no longer; None: there is none."""
         if size > self._bound:
             return None
-        for index, (start, end) in enumerate(zip(self._starts, self._ends, strict=True)):
-            if end - start >= size:
+        starts, ends = self._starts, self._ends
+        for index, start in enumerate(starts):
+            left = ends[index] - start - size
+            if left >= 0:
                 self.free -= size
-                if end - start > size:
-                    self._starts[index] += size
+                if left:
+                    starts[index] = start + size
                 else:
-                    del self._starts[index], self._ends[index]
+                    del starts[index], ends[index]
                 return start
         self._bound = size - 1
         return None

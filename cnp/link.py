@@ -81,16 +81,19 @@ class Helpers:
         return self._made[name].address
 
 
+#: Calls of cnp/debug that the environment asks for, before the first code is built.
+ASKED = os.environ.get("CNP_DEBUG", "")
+
 #: Told of each image in executable memory; what they return is called before it is freed (`cnp/debug`).
 watchers: dict[str, Callable[[Program, patch.Image], Callable[[], None]]] = {}
 
 
 def place(program: Program, addresses: Callable[[str], int | None], keep: object) -> Placed:
     """Reserve memory, link for its address, copy, and make it executable: undone as a whole if it fails."""
-    if asked := os.environ.get("CNP_DEBUG"):
+    if ASKED:
         from cnp import debug  # who does not ask does without
 
-        debug.from_environment(asked)
+        debug.from_environment(ASKED)
     code_size, data_size = encode.size_bound(program)
     block = code_memory(program.library.target).allocate(code_size, data_size)
     try:

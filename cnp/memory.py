@@ -96,15 +96,20 @@ class Block:
     change while anybody may run it. The owner calls free() when nobody runs it or holds its address any more.
     """
 
+    __slots__ = (
+        "__weakref__", "_arena", "_born", "_closed", "_code_at", "_data_at", "_held", "_memory", "_owner", "_view",
+        "_written", "code_address", "code_size", "data_address", "data_size",
+    )  # fmt: skip
+
     def __init__(
-        self, memory: CodeMemory, arena: Arena, spot: tuple[int, int], sizes: tuple[int, int]
+        self, memory: CodeMemory, arena: Arena, spot: tuple[int, int], code_size: int, data_size: int
     ) -> None:
-        self._memory, self._arena = memory, arena
-        self._code_at, self._data_at = spot
-        self.code_size, self.data_size = sizes
-        self.code_address = arena.base + self._code_at
-        self.data_address = arena.base + arena.code.size + self._data_at
-        self._owner, self._born = memory._owner, memory._stamp()
+        code_at, data_at = spot
+        self._memory, self._arena, self._code_at, self._data_at = memory, arena, code_at, data_at
+        self.code_size, self.data_size = code_size, data_size
+        self.code_address = arena.base + code_at
+        self.data_address = arena.data_base + data_at
+        self._owner, self._born = memory._owner, (_forks.done, memory.fork_count())
         self._view: memoryview | None = None
         self._written = 0  # bytes
         self._closed = False  # free() was called
@@ -131,6 +136,14 @@ class Block:
         """
         self._memory._publish(self, memoryview(code).cast("B"))
 
+    def fill(self, writer: Callable[[int, int], int]) -> int:
+        """Publish, once, what `writer(address, size)` writes to at most `size` bytes at an address, which need not be the one
+        where they will run. It returns how many it wrote, at least 1, and so does this.
+
+        As for `write`; where `writer` raises, the block holds no code that anybody runs, and is to be freed.
+        """
+        return self._memory._fill(self, writer)
+
     def rewrite(self, code: bytes | bytearray | memoryview) -> None:
         """Publish other code in the place of what nobody runs now, nor holds the address of an instruction of it.
 
@@ -155,6 +168,12 @@ class Block:
         self._memory._take_back(self)
 
 
+def check_size(block: Block, size: int) -> None:
+    """MemoryFault: so many bytes of code do not fit."""
+    if not 0 < size <= block.code_size:
+        raise pages.fault("write", errno.EINVAL, size)
+
+
 class _Gate:
     """A lock that tells a finalizer, run by the garbage collector in the thread that is inside, to go away.
 
@@ -165,8 +184,9 @@ class _Gate:
         self._lock = threading.RLock()
         self._busy = False
 
-    def attempt(self, wait: bool = False) -> bool:
-        if not self._lock.acquire(blocking=wait):
+    def attempt(self) -> bool:
+        """Enter, if nobody is inside."""
+        if not self._lock.acquire(blocking=False):
             return False
         if self._busy:
             self._lock.release()
@@ -175,8 +195,11 @@ class _Gate:
         return True
 
     def __enter__(self) -> None:
-        if not self.attempt(wait=True):
+        self._lock.acquire()
+        if self._busy:
+            self._lock.release()
             raise StateError("code memory was asked for by a finalizer that interrupted it", state="busy")
+        self._busy = True
 
     def __exit__(self, *_: object) -> None:
         self._busy = False
@@ -272,18 +295,21 @@ class CodeMemory:
         if code_size < 1 or data_size < 0:
             raise pages.fault("allocate", errno.EINVAL, min(code_size, data_size))
         self._notice_child()
-        self._settle()
+        if self._returned:
+            self._settle()
         with self._gate:
-            code = round_up(code_size, self._kind.grain)
-            arena, spot = self._place(code, round_up(data_size, LINE))
-            return Block(self, arena, spot, (code_size, data_size))
+            grain = self._kind.grain
+            code = -(-code_size // grain) * grain
+            arena, spot = self._place(code, round_up(data_size, LINE) if data_size else 0)
+            return Block(self, arena, spot, code_size, data_size)
 
     def _place(self, code: int, data: int) -> tuple[Arena, tuple[int, int]]:
         """The first arena with room for both ranges, or a new one. Behind the gate."""
         alone = code > self._code_part or data > self._data_part
-        for arena in () if alone else self._arenas:
-            if spot := arena.take(code, data):
-                return arena, spot
+        if not alone:
+            for arena in self._arenas:
+                if spot := arena.take(code, data):
+                    return arena, spot
         parts = (
             (round_up(code, PAGE), round_up(max(data, 1), PAGE))
             if alone
@@ -299,17 +325,32 @@ class CodeMemory:
 
     def _publish(self, block: Block, code: memoryview) -> None:
         self._notice_child()
-        self._settle()
         with self._gate:
-            state = "freed" if block._closed else "written" if block._written else ""
-            state = state or ("inherited" if block._owner != self._owner else "")
-            if state:
-                raise StateError(f"code cannot be written into a block that is {state}", state=state)
-            if not 0 < len(code) <= block.code_size:
-                raise pages.fault("write", errno.EINVAL, len(code))
+            self._check_empty(block)
+            check_size(block, len(code))
             block._arena.publish(block._code_at, code)
             block._written = len(code)
         self.flush(block.code_address, len(code))
+
+    def _fill(self, block: Block, writer: Callable[[int, int], int]) -> int:
+        arena, start, room = block._arena, block._code_at, block.code_size
+        self._notice_child()
+        with self._gate:
+            self._check_empty(block)
+            address = arena.open(start, room)
+            block._written = room
+        # the range is this block's alone: others need not wait
+        size = writer(address, room)
+        check_size(block, size)
+        arena.close(start, size, room)
+        self.flush(block.code_address, size)
+        return size
+
+    def _check_empty(self, block: Block) -> None:
+        """StateError: nothing can be written into a block. Behind the gate."""
+        if block._closed or block._written or block._owner != self._owner:
+            state = "freed" if block._closed else "written" if block._written else "inherited"
+            raise StateError(f"code cannot be written into a block that is {state}", state=state)
 
     def _republish(self, block: Block, code: memoryview) -> None:
         self._notice_child()
@@ -320,8 +361,7 @@ class CodeMemory:
             state = state or ("inherited" if block._owner != self._owner else "forked" if forked else "")
             if state:
                 raise StateError(f"code cannot be rewritten in a block that is {state}", state=state)
-            if not 0 < len(code) <= block.code_size:
-                raise pages.fault("write", errno.EINVAL, len(code))
+            check_size(block, len(code))
             arena.withdraw(block._code_at, round_up(block._written, LINE))
             block._written = 0
         self._publish(block, code)
@@ -363,8 +403,9 @@ class CodeMemory:
 
     def _worth_keeping(self, arena: Arena) -> bool:
         """Of the empty arenas one is kept, if all of it can be used again: the next block comes soon."""
-        others = any(not other.live for other in self._arenas if other is not arena)
-        return arena in self._arenas and not arena.lost and not others
+        if arena.lost or arena not in self._arenas:
+            return False
+        return not any(not other.live for other in self._arenas if other is not arena)
 
     # Forks
 
@@ -378,7 +419,8 @@ class CodeMemory:
 
     def _notice_child(self) -> None:
         """In a child: leave the arenas to the parent, and its gate, which another thread may have held."""
-        if self._owner == (os.getpid(), _forks.lineage):
+        pid, lineage = self._owner
+        if lineage == _forks.lineage and pid == os.getpid():
             return
         with _forks.lock:
             if self._owner != (os.getpid(), _forks.lineage):

@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import importlib
 import os
-import struct
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
-from cnp._backend import Backend, CallableSpec, Failed, Helper, check_cell, closure
+from cnp._backend import Backend, CallableSpec, Failed, Helper, arguments, check_cell, closure
 from cnp.errors import RangeError
 from cnp.signature import parse_signature
 
@@ -55,11 +54,9 @@ class CoreBackend:
         return int(self.ffi.cast("uintptr_t", self.ffi.addressof(self._lib, "cnp_poll")))
 
     def make_callable(self, spec: CallableSpec) -> Callable[..., Any]:
-        types = (spec.signature.result + spec.signature.arguments).encode()
-        places = struct.pack(f"={len(spec.places)}q", *spec.places)
-        return self._make_callable(
-            spec.enter, spec.code, types, spec.header_size, spec.state, places, *spec[6:]
-        )
+        enter, code, arguments, header_size, state, *rest = spec
+        types, places = arguments.packed
+        return self._make_callable(enter, code, types, header_size, state, places, *rest)
 
 
 def _import_core() -> tuple[Any, str]:
@@ -160,20 +157,9 @@ def make_callable(
     left. When the code leaves by an exit or a trap, `failed` is called and raises. ValueError,
     SignatureError: a wrong argument of this function. `keepalive` lives as long as the callable.
     """
-    parsed = parse_signature(signature)
+    given = arguments(signature, None if places is None else tuple(places))
     spec = CallableSpec(
-        enter,
-        code,
-        parsed,
-        header_size,
-        state,
-        tuple(range(0, 8 * len(parsed.arguments), 8)) if places is None else tuple(places),
-        frame_bytes,
-        depth,
-        name,
-        doc,
-        failed,
-        keepalive,
+        enter, code, given, header_size, state, frame_bytes, depth, name, doc, failed, keepalive
     )
     return _backend.make_callable(spec)
 

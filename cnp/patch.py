@@ -80,7 +80,7 @@ class Image:
 def size_bound(program: Program) -> tuple[int, int]:
     """Bytes of code and data that an image of this program needs at most, wherever it lies."""
     plan = Plan(program)
-    return plan.bound, max(8, plan.data_bound)
+    return plan.bound, plan.data_bound
 
 
 def encode(

@@ -29,6 +29,7 @@ from cnp.bytecode import (
 )
 from cnp.bytecode_rules import RULES, Begin, Firsts
 from cnp.errors import BytecodeError, OperandError, StateError
+from cnp.library import Library
 from cnp.operands import Register, Slot
 
 needs_core = pytest.mark.skipif(native.core_module is None, reason=f"no core in C: {native.reason}")
@@ -269,6 +270,36 @@ def test_what_one_bytecode_checked_another_with_other_steps_translates() -> None
     for described, given in ((stricter, code), (other, code + words((4, 0, 0)))):
         with pytest.raises(StateError):
             described.extend(batch, given, NUMBERS, checked)
+
+
+@needs_core
+def test_a_whole_program_is_made_of_one_call() -> None:
+    """As often as one likes; with numbers of its own, and a function behind it that calls it."""
+    rules = [
+        Rule(1, ("i64_move", SlotOf("a"), Pool("numbers", "b", tabled=True))),
+        Rule(2, ("call", FUNCTION, Slot(128), SlotOf("a")), goes=Call("b")),
+        Rule(4, ("ret", SlotOf("a")), ends=True),
+    ]
+    described = Bytecode(
+        VM, 4, {"op": (0, 8), "a": (8, 8), "b": (16, 16, "signed")}, rules, functions=Functions(256)
+    )
+    code, pools = words((2, 0, 1), (4, 0, 0), (1, 0, 3), (4, 0, 0)), {"numbers": {3: 1 << 40, 5: 7}}
+    entry = described.packed(("ret", Slot(8)))
+    wanted, batch = emit.Batch(VM.library), emit.Batch(Library.load(runtime.installed("ops", VM.target.name)))
+    made = described.extend(wanted, code, pools)
+    wanted.function(16)
+    wanted.extend(entry)
+    checked = described.tables.check(code, described.pools_of(pools))
+    for _ in range(2):
+        whole = checked.compile(batch, described, code, pools, 16, entry)
+        assert (whole.bound, whole.data_bound) == wanted.link()
+        assert (list(whole.places), whole.end) == (list(made.places), made.end)
+        assert bytes(batch.records()) == bytes(wanted.records())
+        batch.settle(0x10000, 0, {})
+        wanted.settle(0x10000, 0, {})
+        assert batch.offsets() == wanted.offsets()
+    with pytest.raises(StateError):
+        ours().tables.check(words((4, 0, 0)), {}).compile(batch, ours(), words((4, 0, 0)), {}, 16, entry)
 
 
 @pytest.mark.parametrize(

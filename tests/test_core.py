@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import platform
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +19,7 @@ from cnp.ebpf.table import Options
 from cnp.ebpf.translate import Job, Places, translated
 from cnp.errors import LabelError, OperandError, RangeError, StateError
 from cnp.library import Library
+from cnp.link import code_memory
 from cnp.operands import Slot
 from cnp.records import Things
 from tests.core_programs import OUTSIDE, borders, forms, program
@@ -180,6 +183,29 @@ def test_a_batch_is_linked_for_any_base_and_again_after_a_reset() -> None:
         batch.reset()
         batch.function(64)
         batch.extend(memoryview(records))
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the library of this test is for x86-64")
+def test_one_call_does_what_several_do() -> None:
+    fresh = emit.Batch(
+        Library.load(cnp.runtime.installed("ops", "x86_64"))
+    )  # whose operations are not complete yet
+    wanted = batch_of(("i64_add", [emit.SLOT] * 3, [0, 8, 16]), RETURN)
+    records = bytes(wanted.records())
+    assert fresh.assemble(64, records) == wanted.link()
+    block = code_memory(fresh.library.target).allocate(*wanted.link())
+    size = fresh.place(block, {})
+    code = bytearray(wanted.settle(block.code_address, block.data_address, {}))
+    wanted.write(code, bytearray())
+    assert ctypes.string_at(block.code_address, size) == bytes(code)
+    assert fresh.offsets() == wanted.offsets()
+    block.free()
+    with pytest.raises(OperandError) as short:
+        fresh.assemble(64, records[1:])
+    assert short.value.operand == "records"
+    with pytest.raises(OperandError) as outside:
+        fresh.assemble(8, records)
+    assert (outside.value.index, outside.value.value) == (0, 8)
 
 
 def test_the_core_refuses_with_evidence() -> None:

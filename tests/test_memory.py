@@ -176,6 +176,42 @@ def test_code_is_written_once(space: CodeMemory) -> None:
     assert error.value.state == "written" and call(block) == 5
 
 
+def test_code_may_be_written_where_it_lies(space: CodeMemory) -> None:
+    seen: list[tuple[int, str]] = []
+
+    def writer(address: int, size: int) -> int:
+        seen.append((size, protection_at(block.code_address)[:3]))
+        ctypes.memmove(address, returns(8), len(returns(8)))
+        return len(returns(8))
+
+    block = space.allocate(100)
+    assert block.fill(writer) == len(returns(8)) and call(block) == 8
+    assert seen == [(100, {"dual": "r-x", "flip": "rw-"}[space.scheme.name])]
+    assert protection_at(block.code_address)[:3] == "r-x"
+    with pytest.raises(StateError):
+        block.fill(writer)
+    assert len(seen) == 1
+
+
+def test_a_writer_that_fails_leaves_a_block_that_can_be_freed(space: CodeMemory) -> None:
+    def failing(address: int, size: int) -> int:
+        ctypes.memset(address, 0x90, size)
+        raise LookupError
+
+    block = space.allocate(LINE)
+    with pytest.raises(LookupError):
+        block.fill(failing)
+    with pytest.raises(StateError):
+        block.write(returns(1))
+    block.free()
+    for size in (0, LINE + 1):
+        other = space.allocate(LINE)
+        with pytest.raises(MemoryFault):
+            other.fill(lambda *_, size=size: size)
+        other.free()
+    assert call(function(space, 7)) == 7
+
+
 def test_empty_arenas_go_back_to_the_system(space: CodeMemory) -> None:
     size = 4 * MIB
     small = CodeMemory(scheme=space.scheme.name, arena_size=size)

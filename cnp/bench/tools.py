@@ -279,13 +279,13 @@ class Batch(Framed):
 
     def to_callable(self) -> tuple[Callable[[int], int], Block]:
         """What Python does for a function that is built from a buffer of records: a function of slot 0, and its memory."""
-        library = self.library
-        bound, data = self.plan()
+        library, batch = self.library, self.batch
+        bound, data = batch.assemble(FRAME, self.records.view())
         block = code_memory(library.target).allocate(bound, data)
         try:
-            block.write(self.write(block.code_address, bound))
+            batch.place(block, {})
             made = native.make_callable(
-                enter=self.batch.routine_address(ENTER), code=block.code_address + self.batch.offset(0),
+                enter=batch.routine_address(ENTER), code=block.code_address + batch.offset(0),
                 signature=SIGNATURE, header_size=library.header_size, state=bytes(library.state_size),
                 frame_bytes=library.header_size + FRAME, depth=1, name=FUNCTION, doc=SIGNATURE, failed=left,
                 keepalive=block,

@@ -512,7 +512,7 @@ int cnp_plan(struct cnp_program *p, const uint32_t *roots, size_t count, struct 
         return fail(evidence, CNP_TOO_LARGE, (size_t)-1, 0);
     p->fast = is_fast(p);
     p->planned = true;
-    needs->bound = p->bound, needs->data_bound = p->cells_used ? 8 * (uint64_t)p->cells_used : 8;
+    needs->bound = p->bound, needs->data_bound = 8 * (uint64_t)p->cells_used;
     needs->imports = p->imports.data, needs->symbols = p->wanted.data;
     return CNP_OK;
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Callable
 from ctypes import addressof, c_ubyte
@@ -37,12 +36,11 @@ class Function:
 
     def __init__(self, program: Program, options: Options, interpret: bool) -> None:
         self.program, self.options = program, options
-        self.helpers = Helpers(program)
+        self.helpers = helpers = Helpers(program)
         self._data = [hold(data) for data in program.data]
         kinds = zip(self._data, program.image.sections, strict=True)
         regions = [Region(address_of(data), len(data), section.writable) for data, section in kinds]
-        addresses, table = self.helpers.addresses, self.helpers.table if program.calls_registers else 0
-        self._places = Places(regions, addresses, table, self.helpers.packet, program.unwind)
+        self._places = Places(regions, helpers.addresses, helpers.table, helpers.packet, program.unwind)
         self._interpret = interpret
         self._quick = None if interpret else self._compiled()
         self._fast = None
@@ -52,10 +50,11 @@ class Function:
     def _compiled(self) -> Compiled | None:
         """The program by way of the core in C; None: there is none, operations have to be composed, or somebody wants to see
         code as what it was made of (cnp/debug)."""
-        if native.core_module is None or link.watchers or os.environ.get("CNP_DEBUG"):
+        checked = self.program.checked
+        if checked is None or link.watchers or link.ASKED:
             return None
         try:
-            return Compiled(self.program, self.options, self._places)
+            return Compiled(self.program, checked, self.options, self._places)
         except OperandError:
             return None
 
@@ -122,7 +121,7 @@ class Function:
 
 
 class Helpers:
-    """The helpers of a program as C functions. addresses: by number; table: of number and address, for callx."""
+    """The helpers of a program as C functions. addresses: by number; table: of number and address, for callx, or 0."""
 
     def __init__(self, program: Program) -> None:
         self._keep: list[object] = []
@@ -131,11 +130,14 @@ class Helpers:
         self.packet = 0
         if program.packet is not None:
             self.packet = self._address(optional(program.packet), PACKET)
+        self.table = self._table() if program.calls_registers else 0
+
+    def _table(self) -> int:
+        """Address of the table."""
         rows = [word for pair in self.addresses.items() for word in pair]
-        self._table = bytearray(struct.pack(f"={len(rows) + 2}Q", *rows, 0, 0))
-        held = hold(self._table)
+        held = hold(bytearray(struct.pack(f"={len(rows) + 2}Q", *rows, 0, 0)))
         self._keep.append(held)
-        self.table = address_of(held)
+        return address_of(held)
 
     def _address(self, value: object, signature: str) -> int:
         if isinstance(value, int):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -118,6 +118,7 @@ class Program:
         return disassemble(self.image)
 
 
+@lru_cache(maxsize=64)
 def options(unchecked: bool, polls: bool | None, depth: int) -> Options:
     """How code is to be made. OperandError: a depth that cannot be."""
     if not 1 <= depth <= MOST_DEPTH:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import re
+import sys
 import threading
-import weakref
 from collections.abc import Callable, Collection
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 from cnp import frame as layout
@@ -15,15 +15,15 @@ from cnp import native
 from cnp.assembler import Function as Label
 from cnp.assembler import Program as Operations
 from cnp.assembler import Slot
-from cnp.bytecode import Step
+from cnp.bytecode import Bytecode, Step
 from cnp.bytecode_rules import Labelled
 from cnp.bytecode_tables import Translation
 from cnp.ebpf.isa import R10, SIZE
 from cnp.ebpf.stops import MAIN, stopped
-from cnp.ebpf.table import BASE, HELPERS, PACKET, Options
-from cnp.ebpf.translate import PACKETS, Places, Positions, described, entry, entry_base, relocated, vocabulary
+from cnp.ebpf.table import BASE, Options, bytecode
+from cnp.ebpf.translate import Places, Positions, entry, entry_base, pools_of, relocated, vocabulary
 from cnp.ebpf.verify import MOST
-from cnp.emit import Batch
+from cnp.emit import ENTER, Batch
 from cnp.errors import BytecodeError
 from cnp.frame import Needs
 from cnp.library import Library
@@ -43,50 +43,79 @@ MENTIONS_R10 = re.compile(
 _kept = threading.local()
 
 
+class Kind:
+    """What programs have in common that are compiled alike. regions: of data."""
+
+    def __init__(
+        self, options: Options, takes_r10: bool, packet: bool, unwind: int | None, regions: int
+    ) -> None:
+        self.library = library = vocabulary("host")
+        self.bytecode = bytecode(library, options.checked, options.polls, takes_r10, packet, unwind)
+        base = entry_base(regions, options.depth)
+        largest = max(base, BASE)  # of the slots at which a callee's frame begins
+        self.frame = base + 8
+        self.needs = Needs(library.header_size + largest, largest + 8, native_frame(library))
+        self.depth = min(options.depth, CALLABLE_SPARE // max(1, self.needs.native - CALLABLE_FRAME))
+        self.frame_bytes = library.header_size + self.needs.frame_bytes(self.frame, self.depth)
+        self.state = bytes(library.state_size)
+        self.addresses = {POLL: native.poll_address()}
+        self.bare = self.entry(options, Places()) if not regions else b""
+
+    def entry(self, options: Options, places: Places) -> bytes:
+        """The records of the function that is called from outside; the program's first function has the label 0."""
+        base = Slot(entry_base(len(places.data), options.depth))
+        steps: list[Step] = [*entry(self.library, options, places), ("call", Labelled(0), base), ("leave",)]
+        return b"".join(self.bytecode.packed(step) for step in steps)
+
+
+kind_of = lru_cache(maxsize=64)(Kind)
+
+
 class Compiled:
     """Machine code of a program on this machine. size: its bytes."""
 
-    def __init__(self, program: Program, options: Options, places: Places) -> None:
+    def __init__(self, program: Program, checked: Translation, options: Options, places: Places) -> None:
         self.program, self.options = program, options
-        self.library = library = vocabulary("host")
-        base = entry_base(len(places.data), options.depth)
-        self.entry = Label(MAIN, Operations(library), None, True, frame=base + 8)
-        largest = max(base, BASE)  # of the slots at which a callee's frame begins
-        self.needs = Needs(library.header_size + largest, largest + 8, native_frame(library))
-        batch = kept_batch(library)
-        code = relocated(program.image.code, program.image.relocations, places.data)
+        code = program.image.code
         takes_r10 = MENTIONS_R10.search(code[1::SIZE]) is not None
-        made = described(library, options, places, takes_r10).extend(
-            batch, code, places.pools, program.checked
-        )
-        end = len(batch)
-        self.positions = Positions(made.places, end)
-        batch.function(base + 8)
-        batch.extend(entry_records(library, options, places))
-        self._place(batch)
-        self.enter = batch.routine_address("cnp_enter")
-        self.address = self._block.code_address + batch.offset(end)
-        if end > MOST_KEPT:
-            del _kept.batch
-
-    def _place(self, batch: Batch) -> None:
-        """Into executable memory, which is freed with this object."""
-        code_size, data_size = batch.link()
-        self._block = block = code_memory(self.library.target).allocate(code_size, data_size)
+        self.kind = kind = kind_of(options, takes_r10, places.packet != 0, places.unwind, len(places.data))
+        if program.image.relocations:
+            code = relocated(code, program.image.relocations, places.data)
+        entry = kind.entry(options, places) if places.data or places.table else kind.bare
+        batch = kept_batch(kind.library)
+        self._made = made = checked.compile(batch, kind.bytecode, code, places.pools, kind.frame, entry)
+        self._block = block = code_memory(kind.library.target).allocate(made.bound, made.data_bound)
         try:
-            self.size = batch.settle(block.code_address, block.data_address, {POLL: native.poll_address()})
-            code, data = bytearray(self.size), bytearray(data_size)
-            batch.write(code, data)
-            block.data[:data_size] = data
-            block.write(code)
+            self.size = batch.place(block, kind.addresses)
         except BaseException:
             block.free()
             raise
-        weakref.finalize(self, block.free).atexit = False  # threads may run it until the process is gone
+        self.enter = batch.routine_address(ENTER)
+        self.address = block.code_address + batch.offset(made.end)
+        if made.end > MOST_KEPT:
+            del _kept.batch
+
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        # threads may run it until the process is gone
+        if (block := getattr(self, "_block", None)) and not is_finalizing():
+            block.free()
+
+    @property
+    def library(self) -> Library:
+        return self.kind.library
+
+    @property
+    def needs(self) -> Needs:
+        return self.kind.needs
+
+    @cached_property
+    def entry(self) -> Label:
+        """The function that is called from outside."""
+        return Label(MAIN, Operations(self.library), None, True, frame=self.kind.frame)
 
     def instruction_at(self, op: int, name: str = MAIN) -> int:
         """Which instruction an operation belongs to."""
-        return self.positions.instruction_at(op)
+        return Positions(self._made.places, self._made.end).instruction_at(op)
 
     def run(self, frame: Frame, fuel: int | None) -> Result:
         """As `Entry.run`."""
@@ -98,28 +127,25 @@ class Compiled:
 
     def callable(self) -> Callable[[int, int], int]:
         """A fast callable with address and size of the memory; it raises what stops the program."""
-        library, depth = self.library, self.options.depth
-        depth = min(depth, CALLABLE_SPARE // max(1, self.needs.native - CALLABLE_FRAME))
+        kind, library = self.kind, self.kind.library
 
-        def failed(kind: int, trap: int, frame: int, op: int) -> int:
+        def failed(what: int, trap: int, frame: int, op: int) -> int:
             raise_held(trap)
             header = ctypes.string_at(frame - library.header_size, library.header_size)
             return stopped(self.program, self, op, trap, layout.unpack_header(library, header).state)
 
-        frame_bytes = library.header_size + self.needs.frame_bytes(self.entry.frame, depth)
         return native.make_callable(
             enter=self.enter, code=self.address, signature=SIGNATURE, header_size=library.header_size,
-            state=bytes(library.state_size), frame_bytes=frame_bytes, depth=depth, name=MAIN, doc=SIGNATURE,
+            state=kind.state, frame_bytes=kind.frame_bytes, depth=kind.depth, name=MAIN, doc=SIGNATURE,
             failed=failed, keepalive=self,
         )  # fmt: skip
 
 
 def kept_batch(library: Library) -> Batch:
-    """An empty batch; each thread keeps one."""
+    """A batch for a new program; each thread keeps one."""
     batch: Batch | None = getattr(_kept, "batch", None)
     if batch is None:
         batch = _kept.batch = Batch(library)
-    batch.reset()
     return batch
 
 
@@ -130,33 +156,19 @@ def native_frame(library: Library) -> int:
     return max(form.near.stack for operation in calling for form in operation.forms) + NATIVE_FRAME
 
 
-def entry_records(library: Library, options: Options, places: Places) -> bytes:
-    """The entry's operations as records, the first function having the label 0."""
-    if not places.data and not places.table:
-        return bare_entry(library, options)
-    return packed_entry(library, options, places)
-
-
-@lru_cache
-def bare_entry(library: Library, options: Options) -> bytes:
-    return packed_entry(library, options, Places())
-
-
-def packed_entry(library: Library, options: Options, places: Places) -> bytes:
-    base = Slot(entry_base(len(places.data), options.depth))
-    steps: list[Step] = [*entry(library, options, places), ("call", Labelled(0), base), ("leave",)]
-    return b"".join(described(library, options, places).packed(step) for step in steps)
-
-
 def checked(code: bytes, helpers: Collection[int], packet: bool, unwind: int | None) -> Translation | None:
     """A program that breaks no rule of verify.py; None: it does."""
     if not 0 < len(code) <= SIZE * MOST:
         return None
-    library = vocabulary("host")
-    pools = {HELPERS: dict.fromkeys(helpers, 0), PACKET: dict.fromkeys(PACKETS, 0)}
-    places = Places(packet=int(packet), unwind=unwind)
-    table = described(library, Options(), places)
+    rules = rules_of(packet, unwind)
+    pools = pools_of(dict.fromkeys(helpers, 0), int(packet))
     try:
-        return table.tables.check(code, table.pools_of(pools))
+        return rules.tables.check(code, rules.pools_of(pools))
     except BytecodeError:
         return None
+
+
+@lru_cache
+def rules_of(packet: bool, unwind: int | None) -> Bytecode:
+    """The bytecode by whose rules programs are checked."""
+    return bytecode(vocabulary("host"), True, True, True, packet, unwind)

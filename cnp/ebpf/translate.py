@@ -37,7 +37,7 @@ class Region:
     writable: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Places:
     """Addresses that code mentions. data: of each section; helpers: by number; table: of the helpers for callx."""
 
@@ -50,7 +50,12 @@ class Places:
     @property
     def pools(self) -> dict[str, Mapping[int, int]]:
         """The numbers of a translation by cnp/ebpf/table.py."""
-        return {HELPERS: self.helpers, PACKET: dict.fromkeys(PACKETS, self.packet) if self.packet else {}}
+        return pools_of(self.helpers, self.packet)
+
+
+def pools_of(helpers: Mapping[int, int], packet: int) -> dict[str, Mapping[int, int]]:
+    """The same of these addresses; packet: of the callback, 0: there is none."""
+    return {HELPERS: helpers, PACKET: dict.fromkeys(PACKETS, packet) if packet else {}}
 
 
 @dataclass(frozen=True, slots=True)
