@@ -2,84 +2,6 @@
    be looked at later. Most records are decided by the table of their shape and go through append_quickly, which has no
    branch that depends on what they are; append_one does whatever that does not. */
 
-#if defined(__SSE2__)
-#include <emmintrin.h>
-#endif
-
-/* ---- the table */
-
-/* A record is read once: what is looked at is what is kept, whoever changes the caller's memory meanwhile. */
-
-#if defined(__SSE2__)
-
-struct held { __m128i low, high; };
-
-static inline __m128i load(const void *from) { return _mm_loadu_si128(from); }
-static inline struct held hold(const uint8_t *from) { return (struct held){load(from), load(from + 16)}; }
-static inline uint32_t op_of(const struct held *held) { return (uint32_t)_mm_cvtsi128_si32(held->low) & 0xFFFF; }
-static inline uint32_t kinds_of(const struct held *held)
-{
-    return (uint32_t)_mm_cvtsi128_si32(_mm_shuffle_epi32(held->low, _MM_SHUFFLE(1, 1, 1, 1)));
-}
-static inline bool is_negative(const struct held *held) /* its wide number */
-{
-    return _mm_movemask_ps(_mm_castsi128_ps(held->high)) >> 3;
-}
-static inline void put_held(struct cnp_record *record, const struct held *held)
-{
-    _mm_storeu_si128((__m128i *)(void *)record, held->low);
-    _mm_storeu_si128((__m128i *)(void *)record + 1, held->high);
-}
-
-/* What the table of its shape says of a record; SCAN: nothing. limit: the last slot of the frame. */
-static inline unsigned look(const struct shape *shape, const struct held *held, uint32_t limit)
-{
-    __m128i words = _mm_castps_si128(
-        _mm_shuffle_ps(_mm_castsi128_ps(held->low), _mm_castsi128_ps(held->high), _MM_SHUFFLE(3, 0, 3, 2)));
-    __m128i same = _mm_cmpeq_epi32(words, _mm_shuffle_epi32(words, _MM_SHUFFLE(3, 0, 2, 1)));
-    __m128i odd = _mm_cmpgt_epi32(_mm_and_si128(words, load(shape->low)), _mm_setzero_si128());
-    words = _mm_xor_si128(words, _mm_set1_epi32(INT32_MIN));
-    __m128i last = _mm_and_si128(load(shape->slots), _mm_set1_epi32((int32_t)(limit ^ TURN)));
-    __m128i over = _mm_cmpgt_epi32(words, _mm_or_si128(last, load(shape->limit)));
-    __m128i low = _mm_packs_epi32(_mm_cmpgt_epi32(load(shape->bound[0]), words), _mm_cmpgt_epi32(load(shape->bound[1]), words));
-    __m128i high = _mm_packs_epi32(_mm_cmpgt_epi32(load(shape->bound[2]), words), _mm_or_si128(over, odd));
-    unsigned place = (unsigned)_mm_movemask_epi8(_mm_packs_epi16(low, high));
-    unsigned equal = (unsigned)_mm_movemask_ps(_mm_castsi128_ps(same)) & shape->pairs;
-    return LIKELY(place < PLACES) ? shape->table[equal][place] : SCAN;
-}
-
-#else
-
-struct held { struct cnp_record record; };
-
-static inline struct held hold(const uint8_t *from)
-{
-    struct held held;
-    memcpy(&held.record, from, sizeof held.record);
-    return held;
-}
-static inline uint32_t op_of(const struct held *held) { return held->record.op; }
-static inline uint32_t kinds_of(const struct held *held) { return held->record.kinds; }
-static inline bool is_negative(const struct held *held) { return held->record.word[5] < 0; }
-static inline void put_held(struct cnp_record *record, const struct held *held) { *record = held->record; }
-
-static inline unsigned look(const struct shape *shape, const struct held *held, uint32_t limit)
-{
-    const int32_t *words = held->record.word;
-    unsigned place = 0;
-    bool odd = false;
-    for (unsigned lane = 0; lane < 4; lane++) {
-        uint32_t word = (uint32_t)words[LANES[lane]];
-        for (unsigned b = 0; b < 3; b++)
-            place |= (unsigned)(word < (shape->bound[b][lane] ^ TURN)) << (4 * b + lane);
-        odd |= word > (shape->slots[lane] ? limit : shape->limit[lane] ^ TURN) || word & shape->low[lane];
-    }
-    unsigned equal = (unsigned)(words[0] == words[1]) | (unsigned)(words[1] == words[2]) << 1 | (unsigned)(words[2] == words[0]) << 2;
-    return odd ? SCAN : shape->table[equal & shape->pairs][place];
-}
-
-#endif
-
 /* ---- one record, with all checks */
 
 /* The first choice that takes the operands; NULL: none does. */
@@ -218,13 +140,14 @@ static int choose(struct cnp_program *program, const struct operation *op, const
     return *choice ? CNP_OK : fail(evidence, CNP_NO_FORM, program->count, record->op);
 }
 
-static int note_jump(struct cnp_program *program, const struct choice *choice, const struct cnp_record *record)
+/* Mark those of the next `count` operations, 64 at most, that have plain jumps; the lowest bit stands for the first one. They lie
+   in one word of the list, in which there is room. */
+static inline void mark_jumps(struct cnp_program *program, uint64_t bits, size_t count)
 {
-    const unsigned operand = (choice->target - WORD_AT(0)) / 4u;
-    const uint32_t goal = (uint32_t)record->word[operand];
-    const bool is_label = kind_of(record->kinds, operand) != CNP_POSITION;
-    struct jump jump = {choice->near, (uint32_t)program->count, goal, is_label ? goal : NONE, 0};
-    return add(program, &program->jumps, &jump, sizeof jump, NULL);
+    const size_t at = program->count % 64;
+    uint64_t *word = &AT(program->jumping, uint64_t, program->count / 64);
+    *word = (at ? *word : 0) | bits << at;
+    program->jumping.count = (program->count + count + 63) / 64;
 }
 
 /* The near variants again. */
@@ -258,78 +181,135 @@ static int append_one(struct cnp_program *program, uint32_t offset, struct cnp_e
         uint32_t position = (uint32_t)program->count;
         status = add(program, &program->specials, &position, sizeof position, NULL);
     }
-    if (!status && choice->jump)
-        status = note_jump(program, choice, record);
-    if (!status && offset > NONE - choice->size)
+    if (!status && offset > NONE - choice->near->size)
         status = CNP_TOO_LARGE;
     if (status)
         return fail(evidence, status, program->count, record->op);
     record->form = choice->form;
+    mark_jumps(program, choice->jumps >> 63, 1);
     program->variants[program->count] = choice->near;
-    program->hot_bound += choice->bound;
-    program->starts[++program->count] = offset + choice->size;
+    program->hot_bound += choice->sizes >> 32;
+    program->starts[++program->count] = offset + choice->near->size;
     return CNP_OK;
 }
 
 /* ---- many records */
 
-/* Take records over and choose for them, until one has to be looked at more closely; how many were chosen for. The one
-   behind them is taken over too, if it is among `count`. */
-static size_t choose_quickly(const struct cnp_program *program, const uint8_t *from, size_t count, const struct choice **chosen)
+/* Where what follows from a choice is put. sizes: where the next operation begins, and above that the bounds of those that
+   were put; they end below 2^32 bytes of code. jumps: a bit for each that has a plain jump, the highest for the last one. */
+struct ends {
+    struct cnp_record *record;
+    uint32_t *start;
+    const struct variant **variant;
+    uint64_t sizes, jumps;
+};
+
+static inline struct ends ends_of(const struct cnp_program *program)
 {
-    _Atomic(struct shape *) const *const shapes = program->library->shapes;
-    const uint32_t limit = program->limit - 8, operations = program->library->tables.operations_count;
-    struct cnp_record *record = program->records + program->count;
-    size_t i = 0;
-    for (; i < count; i++, from += sizeof *record) {
-        const struct held held = hold(from);
-        const uint32_t op = op_of(&held);
-        put_held(record++, &held);
-        const struct shape *shape = LIKELY(op < operations) ? shape_among(&shapes[op], kinds_of(&held)) : NULL;
-        if (UNLIKELY(!shape))
-            break;
-        const struct choice *choice = &shape->choice[look(shape, &held, limit)];
-        if (UNLIKELY(choice->closer & (ALWAYS | is_negative(&held) << 1)))
-            break;
-        chosen[i] = choice;
-    }
-    return i;
+    const size_t count = program->count;
+    return (struct ends){program->records + count, program->starts + count, program->variants + count, program->starts[count], 0};
 }
 
-/* What follows from the choices. There is room for a jump more than there are records, and they end below 2^32 bytes of
-   code. */
-static void append_chosen(struct cnp_program *program, const struct choice *const *chosen, size_t count)
+/* What follows from a choice, but its record. */
+INLINE void put_choice(struct ends *ends, const struct choice *choice)
 {
-    struct cnp_record *record = program->records + program->count;
-    uint32_t *at = program->starts + program->count, offset = *at, position = (uint32_t)program->count;
-    const struct variant **variant = program->variants + program->count;
-    struct jump *const jumps = program->jumps.data, *jump = jumps + program->jumps.count;
-    uint64_t bound = program->hot_bound;
-    for (size_t i = 0; i < count; i++, record++, position++) {
-        const struct choice *choice = chosen[i];
-        uint32_t goal;
-        record->form = choice->form;
-        *variant++ = choice->near;
-        *at++ = offset;
-        offset += choice->size, bound += choice->bound;
-        memcpy(&goal, (const uint8_t *)record + choice->target, sizeof goal);
-        *jump = (struct jump){choice->near, position, goal, NONE, 0}; /* noted in any case; it stays if there is one */
-        jump = (struct jump *)((char *)jump + choice->jump);
+    *ends->start++ = (uint32_t)ends->sizes, *ends->variant++ = choice->near;
+    ends->sizes += choice->sizes;
+    ends->jumps = ends->jumps >> 1 | choice->jumps;
+    ends->record++;
+}
+
+/* How many were put. */
+INLINE size_t put_ends(struct cnp_program *program, struct ends ends)
+{
+    const size_t count = (size_t)(ends.record - program->records) - program->count;
+    if (count)
+        mark_jumps(program, ends.jumps >> (64 - count), count);
+    *ends.start = (uint32_t)ends.sizes;
+    program->count += count, program->hot_bound += ends.sizes >> 32;
+    return count;
+}
+
+/* The shape of a record that is among the library's operations; NULL: it is not prepared. */
+static inline const struct shape *shape_at(const struct cnp_library *library, uint32_t op, uint32_t kinds)
+{
+    return LIKELY(op < library->tables.operations_count) ? shape_among(&library->shapes[op], kinds) : NULL;
+}
+
+#ifdef AVX2
+
+AVX2 static size_t append_at_once(struct cnp_program *program, const uint8_t *from, size_t count)
+{
+    const struct cnp_library *const library = program->library;
+    const struct lanes lanes = lanes_of(program->limit - 8);
+    struct ends ends = ends_of(program);
+    for (size_t i = 0; i < count; i++, from += sizeof(struct cnp_record)) {
+        uint64_t head; /* op, form, kinds: they are here sooner alone */
+        memcpy(&head, from, sizeof head);
+        const __m256i record = _mm256_loadu_si256((const __m256i *)(const void *)from);
+        const struct shape *shape = shape_at(library, head & 0xFFFF, (uint32_t)(head >> 32));
+        const unsigned found = LIKELY(shape) ? look_at_once(shape, record, &lanes) : SCAN;
+        if (UNLIKELY(found == SCAN)) {
+            keep_at_once(ends.record, record, head);
+            break;
+        }
+        const struct choice *choice = &shape->choice[found];
+        keep_at_once(ends.record, record, (head & ~(uint64_t)0xFFFF0000) | choice->form_bits);
+        put_choice(&ends, choice);
     }
-    *at = offset;
-    program->count = position, program->hot_bound = bound;
-    program->jumps.count = (size_t)(jump - jumps);
+    return put_ends(program, ends);
+}
+
+#endif
+
+/* What the table of its shape says of a record; SCAN: nothing. limit: the last slot of the frame. */
+static inline unsigned look(const struct shape *shape, const struct cnp_record *record, uint32_t limit)
+{
+    const int32_t *words = record->word;
+    unsigned place = 0;
+    bool odd = false;
+    for (unsigned lane = 0; lane < 4; lane++) {
+        uint32_t word = (uint32_t)words[LANES[lane]];
+        for (unsigned b = 0; b < 3; b++)
+            place |= (unsigned)(word > (shape->last[b][lane] ^ TURN)) << (4 * b + lane);
+        odd |= word > (shape->slots[4 + lane] ? limit : shape->last[3][lane] ^ TURN) || word & shape->low[lane];
+    }
+    unsigned equal = (unsigned)(words[0] == words[1]) | (unsigned)(words[1] == words[2]) << 1 | (unsigned)(words[2] == words[0]) << 2;
+    return odd ? SCAN : shape->table[equal & shape->pairs][place];
+}
+
+/* Take records over and append them, until one has to be looked at more closely; how many were appended. The one behind them
+   is taken over too, if it is among `count`. A record is read once: what is looked at is what is kept, whoever changes the
+   caller's memory meanwhile. */
+static size_t append_quickly(struct cnp_program *program, const uint8_t *from, size_t count)
+{
+#ifdef AVX2
+    if (program->library->avx2)
+        return append_at_once(program, from, count);
+#endif
+    struct ends ends = ends_of(program);
+    for (size_t i = 0; i < count; i++, from += sizeof(struct cnp_record)) {
+        struct cnp_record record;
+        memcpy(&record, from, sizeof record);
+        *ends.record = record;
+        const struct shape *shape = shape_at(program->library, record.op, record.kinds);
+        const unsigned found = LIKELY(shape) ? look(shape, &record, program->limit - 8) : SCAN;
+        if (UNLIKELY(found == SCAN))
+            break;
+        ends.record->form = shape->choice[found].form;
+        put_choice(&ends, &shape->choice[found]);
+    }
+    return put_ends(program, ends);
 }
 
 int cnp_append(struct cnp_program *program, const void *records, size_t count, size_t *done,
                struct cnp_evidence *evidence)
 {
-    const uint8_t *from = records;
     const size_t before = program->count;
     int status = CNP_OK;
     program->planned = program->settled = false;
     *done = 0;
-    if (!grow(program, count))
+    if (!grow(program, count) || !reserve(program->library, &program->jumping, sizeof(uint64_t), count / 64 + 2))
         return fail(evidence, CNP_NO_MEMORY, program->count, 0);
     if (program->moved)
         restore(program);
@@ -337,16 +317,14 @@ int cnp_append(struct cnp_program *program, const void *records, size_t count, s
         program->starts[0] = 0;
     const bool framed = program->functions.count && program->limit >= 8;
     while (program->count - before < count && !status) {
-        const struct choice *chosen[TOGETHER];
-        size_t left = count - (program->count - before), most = (NONE - program->starts[program->count]) / LARGEST;
-        size_t tried = left < TOGETHER ? left : TOGETHER, found = 0;
-        if (!reserve(program->library, &program->jumps, sizeof(struct jump), TOGETHER + 1))
-            return *done = program->count - before, fail(evidence, CNP_NO_MEMORY, program->count, 0);
-        from = (const uint8_t *)records + (program->count - before) * sizeof(struct cnp_record);
+        const size_t done_now = program->count - before, most = (NONE - program->starts[program->count]) / LARGEST;
+        const size_t fits = 64 - program->count % 64, tried = count - done_now < fits ? count - done_now : fits;
+        const uint8_t *from = (const uint8_t *)records + done_now * sizeof(struct cnp_record);
+        size_t found = 0;
         if (framed && most >= tried)
-            append_chosen(program, chosen, found = choose_quickly(program, from, tried, chosen));
+            found = append_quickly(program, from, tried);
         else
-            put_held(&program->records[program->count], &(struct held[]){hold(from)}[0]);
+            memmove(&program->records[program->count], from, sizeof(struct cnp_record));
         if (found < tried)
             status = append_one(program, program->starts[program->count], evidence);
     }

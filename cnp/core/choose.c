@@ -221,13 +221,17 @@ static uint32_t low_bits(const struct operation *op, const struct shape *shape, 
 }
 
 /* What each interval of a lane means for each form: bits of those that take it all, and of those that take some. */
-struct interval { uint32_t takes[8], some[8]; };
+struct interval {
+    uint32_t takes[8], some[8];
+    bool negative; /* wide numbers below 0 */
+};
 
 static void judge_lane(const struct operation *op, const struct shape *shape, int operand, unsigned lane, uint32_t limit,
                        const uint32_t *bounds, unsigned count, struct interval *intervals)
 {
     for (unsigned k = 0; k <= count; k++) {
         uint32_t low = k ? bounds[k - 1] : 0, high = k < count ? bounds[k] - 1 : limit;
+        intervals[k].negative = operand >= 0 && kind_of(shape->kinds, (unsigned)operand) == CNP_WIDE && low & TURN;
         for (unsigned c = 0; c < shape->choices; c++) {
             enum fit fit = FITS;
             if (operand >= 0) {
@@ -243,11 +247,11 @@ static void judge_lane(const struct operation *op, const struct shape *shape, in
     }
 }
 
-/* Words are below all, all but the lowest, all but the two lowest … of their bounds: the bits of interval k. */
-static unsigned interval_bits(unsigned k, unsigned count, unsigned lane)
+/* Words lie behind none, the lowest, the two lowest … of their bounds: the bits of interval k. */
+static unsigned interval_bits(unsigned k, unsigned lane)
 {
     unsigned bits = 0;
-    for (unsigned b = k; b < count; b++)
+    for (unsigned b = 0; b < k; b++)
         bits |= 1u << (4 * b + lane);
     return bits;
 }
@@ -297,7 +301,7 @@ static void fill_table(const struct cnp_library *library, const struct operation
         unsigned k[4] = {code & 3, code >> 2 & 3, code >> 4 & 3, code >> 6}, bits = 0;
         bool there = true;
         for (unsigned lane = 0; lane < 4; lane++)
-            there &= k[lane] <= counts[lane], bits |= interval_bits(k[lane], counts[lane], lane);
+            there &= k[lane] <= counts[lane], bits |= interval_bits(k[lane], lane);
         for (unsigned w = 0; there && w < 8; w++) {
             uint32_t takes = tied[w], some = tied[w];
             for (unsigned lane = 0; lane < 4; lane++) {
@@ -306,9 +310,10 @@ static void fill_table(const struct cnp_library *library, const struct operation
             }
             if (!some)
                 continue;
-            uint32_t first = some & -some; /* the first that may take them: if it is not sure to, the list is looked at */
-            if (takes & first)
-                shape->table[equal][bits] = (uint8_t)(32 * w + (unsigned)__builtin_ctz(first));
+            const unsigned first = (unsigned)__builtin_ctz(some); /* that may take them: if it is not sure to, the list is looked at */
+            const unsigned closer = shape->choice[32 * w + first].closer;
+            if (takes >> first & 1 && !(closer & (ALWAYS | (lanes[3][k[3]].negative ? NEGATIVE : 0))))
+                shape->table[equal][bits] = (uint8_t)(32 * w + first);
             break;
         }
     }
@@ -325,15 +330,15 @@ static bool fill_tables(struct cnp_library *library, const struct operation *op,
         unsigned kind = operand < 0 ? CNP_NONE : kind_of(shape->kinds, (unsigned)operand), count = 0;
         uint32_t bounds[4], limit = NONE;
         if (kind == CNP_SLOT)
-            limit = INT32_MAX, shape->slots[lane] = NONE, shape->low[lane] = low_bits(op, shape, (unsigned)operand);
+            limit = INT32_MAX, shape->slots[4 + lane] = NONE, shape->low[lane] = low_bits(op, shape, (unsigned)operand);
         else if (is_register(kind))
             limit = (kind == CNP_R ? library->tables.r_count : library->tables.f_count) - 1;
         if (operand >= 0)
             find_bounds(op, shape, (unsigned)operand, kind, bounds, &count);
         judge_lane(op, shape, operand, lane, limit, bounds, count, lanes[lane]);
-        shape->limit[lane] = kind == CNP_SLOT ? 0 : limit ^ TURN;
         for (unsigned b = 0; b < 3; b++)
-            shape->bound[b][lane] = (b < count ? bounds[b] : 0) ^ TURN;
+            shape->last[b][lane] = (b < count ? bounds[b] - 1 : NONE) ^ TURN;
+        shape->last[3][lane] = kind == CNP_SLOT ? 0 : limit ^ TURN;
         counts[lane] = count;
     }
     for (unsigned i = 0; i < op->row->operands; i++) {
@@ -366,11 +371,8 @@ static bool describe(struct cnp_library *library, const struct operation *op, st
     struct variant *near = &op->variants[2 * form];
     if (!make_turns(library, near, f, &f->block[0][0]) || !make_turns(library, near + 1, f, &f->block[1][0]))
         return false;
-    *choice = (struct choice){.near = near, .form = (uint16_t)form, .plain = f->plain, .size = near->size, .bound = f->bound,
-                              .target = WORD_AT(0)};
-    for (uint32_t i = 0; i < f->block[0][0].holes && f->plain; i++)
-        if (f->block[0][0].hole[i].what == CNP_WHAT_TARGET)
-            choice->jump = sizeof(struct jump), choice->target = WORD_AT(f->block[0][0].hole[i].index);
+    *choice = (struct choice){.near = near, .form = (uint16_t)form, .plain = f->plain, .sizes = near->size | (uint64_t)f->bound << 32,
+                              .form_bits = (uint64_t)form << 16, .jumps = f->plain && near->jump_from ? (uint64_t)1 << 63 : 0};
     unsigned always = 0, negative = 0;
     for (unsigned i = 0; i < op->row->operands; i++) {
         unsigned kind = kind_of(kinds, i), takes = f->accepts[i].kind;
@@ -406,10 +408,9 @@ static int make_shape(struct cnp_library *library, uint32_t number, uint32_t kin
                 return fail(evidence, CNP_NO_MEMORY, (size_t)-1, 0);
             known &= note_ties(library, op->forms[i].ties, shape);
         }
-    shape->choice[SCAN].closer = ALWAYS;
     for (unsigned c = 0; c < shape->choices; c++) {
         struct choice *choice = &shape->choice[c];
-        bool simple = choice->plain && !shape->things && !shape->homes && choice->size <= LARGEST;
+        bool simple = choice->plain && !shape->things && !shape->homes && choice->sizes >> 32 <= LARGEST;
         choice->closer = simple ? choice->adjust : ALWAYS;
     }
     if (!fill_tables(library, op, shape, known))

@@ -2,6 +2,7 @@
 
 #include "internal.h"
 
+#include "avx2.c"
 #include "tables.c"
 #include "choose.c"
 #include "program.c"

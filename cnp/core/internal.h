@@ -24,10 +24,10 @@ __extension__ typedef __int128 wide; /* sums of an address, an addend and a plac
 #define SHORT_CODE 32    /* bytes that are copied whatever the length is */
 #define FAST 3           /* holes that are filled, and registers that are, whatever there are */
 #define TURNED 16        /* bytes of code in which fields of registers are filled at once */
-#define TOGETHER 64      /* records that are chosen for before the choices are used */
-#define STRIDE 16        /* offsets that are moved at a time; behind the last one there is room for as many */
+#define NO_BYTE 0x80     /* of a record: what is filled with it stays 0 */
+#define STRIDE 8         /* offsets that are moved at a time; behind the last one there is room for as many */
 #define BLOCK 512        /* operations that are written before their jumps are */
-#define AHEAD 24         /* jumps whose goals are fetched before they are looked at: these lie anywhere */
+#define AHEAD 24         /* jumps whose goals, which lie anywhere, are fetched before they are looked at; as many ends follow */
 #define SLACK (SHORT_CODE + 8) /* bytes from the start of an operation that are written then */
 
 /* ---- rows */
@@ -65,6 +65,7 @@ struct accept {
    worked out once: these bits are turned over in what is copied, and the stores leave them as they are. */
 struct variant {
     uint8_t code[SHORT_CODE];
+    uint8_t spread[2][SHORT_CODE]; /* the fast holes byte by byte: the number of the byte in words 0 to 3, 2 to 5; NO_BYTE */
     uint64_t base[FAST], mask[FAST];
     const uint8_t *turn[FAST];    /* TURNED bytes for each register */
     uint32_t turn_mask[FAST];     /* 31; 0 where no operand turns anything */
@@ -73,9 +74,11 @@ struct variant {
     uint32_t size;                /* without the jump to the next operation */
     uint8_t turns;                /* operands that turn something */
     uint8_t quick;                /* it is short, and these are all its holes but a jump */
+    uint8_t spreads;              /* it is quick, and no operand turns anything */
     uint8_t rest;                 /* holes that are filled one by one */
+    uint8_t jump_from;            /* where the operand that it goes to lies in a record */
     uint8_t jump_size;            /* bytes of a plain relative jump to a label; 0: there is none */
-    uint32_t jump_at;
+    uint32_t jump_at, jump_mask;
     int32_t jump_add;             /* its value: goal - operation + jump_add */
     uint32_t handled;             /* bits: the fast holes, registers and the jump, of the block's first 32 holes */
 };
@@ -93,30 +96,30 @@ struct form {
     uint8_t wide;                      /* operand + 1 of the only one that may need 64 bits: words 4 and 5 hold it */
 };
 
-/* The forms for operands of some kinds, as a list and as a table. Four words of a record are compared with four bounds
+/* The forms for operands of some kinds, as a list and as a table. Four words of a record are compared with three bounds
    each, unsigned; the twelve bits that say where they lie choose the form at once, in the table for what is equal among them:
 
        lane    0 word 0     1 word 1     2 word 2     3 word 5, the upper half of a wide number
-       bits    0-3 < bound[0]   4-7 < bound[1]   8-11 < bound[2]
-               12-15 > limit, or bits of `low` that are not 0: refused, or looked at more closely
+       bits    0-3 > last[0]   4-7 > last[1]   8-11 > last[2]: behind the last word below each bound
+               12-15 > last[3], or bits of `low` that are not 0: refused, or looked at more closely
 
-   Bounds and limits are turned: their highest bit is the other one, so that unsigned words are in the order of signed ones. */
+   These are turned: their highest bit is the other one, so that unsigned words are in the order of signed ones. */
 struct choice {
     const struct variant *near;
-    uint32_t size, bound;
+    uint64_t sizes;  /* bytes of its near variant, and above them its bound */
+    uint64_t jumps;  /* the highest bit, if it has a plain jump */
+    uint64_t form_bits; /* its form, as it lies in the first 8 bytes of a record */
     uint16_t form;
     uint8_t closer;  /* records of it have to be looked at more closely: always, or where their wide number is negative */
     uint8_t adjust;  /* the same of numbers that have to be written in another way */
     uint8_t plain;
-    uint8_t jump;    /* bytes of a struct jump, if it is a plain one */
-    uint8_t target;  /* where the operand that a plain jump goes to lies in a record; of others anywhere among its words */
 };
 enum { ALWAYS = 1, NEGATIVE = 2 };
 #define CHOICES 254
 #define SCAN 255 /* the table does not tell: look at the list. No choice has this number */
 #define PLACES 4096
 #define TURN 0x80000000u
-#define LARGEST 4096 /* bytes of an operation that needs no closer look */
+#define LARGEST 4096 /* bytes of an operation at most that needs no closer look */
 #define WORD_AT(i) ((uint8_t)(offsetof(struct cnp_record, word) + 4u * (i)))
 
 struct shape {
@@ -126,10 +129,10 @@ struct shape {
     uint8_t things; /* operands that name things of the program */
     uint8_t homes;  /* some register lives at its home on this target */
     uint8_t pairs;  /* bits: some form says that the words 0 and 1, 1 and 2, 2 and 0 are equal, or different */
-    uint32_t bound[3][4], limit[4], low[4];
-    uint32_t slots[4]; /* all ones where the limit is that of the frame; `limit` is 0 there */
+    uint32_t last[4][4], low[4];
+    uint32_t slots[8]; /* the upper half: all ones where the limit is that of the frame; last[3] is 0 there */
     uint8_t *table[8]; /* one for each set of those pairs that are equal */
-    struct choice choice[256];
+    struct choice choice[CHOICES];
 };
 
 struct operation {
@@ -150,6 +153,7 @@ struct cnp_library {
     _Atomic(struct operation *) *operations;
     _Atomic(struct shape *) *shapes; /* of each operation, the last one first */
     struct block *routines, veneer;
+    bool avx2;    /* the processor has it */
     bool homes;   /* some register lives at its home */
     bool regions; /* some jumps stay within a region */
 };
@@ -158,11 +162,10 @@ struct cnp_library {
 
 struct function { uint32_t begin, frame; };
 
-/* A plain jump. goal: the position that it goes to, known by cnp_plan if it names a label; else `label` is NONE. far: the
-   round in which it became long. */
+/* A plain jump, as cnp_plan finds it; `op` of the ends that follow the last one is NONE. goal: the position that it goes to. far: the round in which it became long. */
 struct jump {
     const struct variant *near; /* the far one is the next */
-    uint32_t op, goal, label, far;
+    uint32_t op, goal, far;
 };
 
 struct piece { /* what is not hot */
@@ -197,9 +200,11 @@ struct cnp_program {
     struct list functions, labels, cells, cell_places, tables, table_labels, numbers, jumps;
     uint32_t symbols, limit; /* limit: the last slot of the present function */
     struct list specials;    /* operations that are not plain, or that name things */
+    struct list jumping;     /* a bit for each operation: those with plain jumps; 64 are a word */
     uint64_t hot_bound;      /* bytes of all code at most */
     uint32_t growth;         /* bytes by which a plain jump becomes longer at most */
     bool planned, settled;
+    bool reach; /* the far variants of plain jumps reach everywhere */
     bool fast; /* one chunk without gaps between hot blocks, in which no jump needs help but those that grow */
     bool moved; /* some variants are far */
     /* made by cnp_plan */

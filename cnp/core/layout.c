@@ -390,20 +390,51 @@ static uint32_t position_of(const struct cnp_program *p, uint32_t label)
     return position < 0 || position > NONE ? NONE : (uint32_t)position;
 }
 
+/* Where the plain jump of a record goes to. */
+static inline uint32_t plain_goal(const struct cnp_program *p, const struct cnp_record *record, const struct variant *near)
+{
+    const unsigned operand = (near->jump_from - WORD_AT(0)) / 4u;
+    const uint32_t word = (uint32_t)record->word[operand];
+    return LIKELY(kind_of(record->kinds, operand) == CNP_POSITION) ? word : position_of(p, word);
+}
+
+/* The plain jumps, and by how much they may grow at most. reach: all have a far variant that reaches everywhere. */
+static int find_jumps(struct cnp_program *p)
+{
+    uint32_t most = 0;
+    p->jumps.count = 0, p->reach = true;
+    for (size_t w = 0; w < p->jumping.count; w++) {
+        struct jump *jump = reserve(p->library, &p->jumps, sizeof *jump, 64);
+        if (!jump)
+            return CNP_NO_MEMORY;
+        for (uint64_t left = AT(p->jumping, uint64_t, w); left; left &= left - 1, p->jumps.count++) {
+            const uint32_t op = (uint32_t)(64 * w) + (uint32_t)__builtin_ctzll(left);
+            const struct variant *near = p->variants[op];
+            const uint32_t growth = near[1].size - near->size;
+            *jump++ = (struct jump){near, op, plain_goal(p, &p->records[op], near), 0};
+            p->reach &= near[1].jump_size == 4;
+            most = growth > most ? growth : most;
+        }
+    }
+    struct jump *end = reserve(p->library, &p->jumps, sizeof *end, AHEAD);
+    for (unsigned i = 0; i < AHEAD && end; i++)
+        end[i] = (struct jump){NULL, NONE, 0, 0};
+    p->growth = most;
+    return end ? CNP_OK : CNP_NO_MEMORY;
+}
+
 /* The positions that jumps go to, checked, and what else operations name. The first of both that is refused counts. */
 static int check_program(struct cnp_program *p, struct cnp_evidence *evidence)
 {
     const uint32_t *specials = p->specials.data;
-    struct jump *jump = p->jumps.data, *const end = jump + p->jumps.count;
+    const struct jump *jump = p->jumps.data;
     int status = CNP_OK;
     size_t s = 0;
     for (size_t function = 0; function < p->functions.count && !status; function++) {
         const uint32_t first = AT(p->functions, struct function, function).begin, last = (uint32_t)end_of(p, function);
-        for (; jump < end && jump->op < last && !status; jump++) {
+        for (; jump->op < last && !status; jump++) {
             for (; s < p->specials.count && specials[s] < jump->op && !status; s++)
                 status = check_places(p, specials[s], evidence);
-            if (jump->label != NONE)
-                jump->goal = position_of(p, jump->label);
             if (UNLIKELY(jump->goal < first || jump->goal >= last) && !status)
                 status = check_places(p, jump->op, evidence);
         }
@@ -421,21 +452,6 @@ static bool reaches_all(const struct cnp_program *p, const struct cnp_field *fie
     return field->formula == CNP_RELATIVE && field->low < 0 && least >= p->bound;
 }
 
-/* How much longer plain jumps may become; false: some have no far variant that reaches everywhere. */
-static bool note_growth(struct cnp_program *p)
-{
-    const struct jump *jump = p->jumps.data, *const end = jump + p->jumps.count;
-    uint32_t most = 0;
-    bool reach = true;
-    for (; jump < end; jump++) {
-        const uint32_t growth = jump->near[1].size - jump->near[0].size;
-        reach &= jump->near[1].jump_size == 4;
-        most = growth > most ? growth : most;
-    }
-    p->growth = most;
-    return reach;
-}
-
 /* Whether hot blocks leave no gaps, and what is common to all programs always reaches. */
 static bool is_fast(struct cnp_program *p)
 {
@@ -450,7 +466,7 @@ static bool is_fast(struct cnp_program *p)
             fast &= !field->jump || (block->hole[k].what != CNP_WHAT_IMPORT && reaches_all(p, field));
         }
     }
-    return fast && p->bound <= INT32_MAX && note_growth(p);
+    return fast && p->bound <= INT32_MAX && p->reach;
 }
 
 /* The forms that a program uses, none: those that the last one met are forgotten, for there are many. */
@@ -495,6 +511,10 @@ int cnp_plan(struct cnp_program *p, const uint32_t *roots, size_t count, struct 
              struct cnp_evidence *evidence)
 {
     p->planned = p->settled = false;
+    if (p->moved)
+        restore(p);
+    if (find_jumps(p))
+        return fail(evidence, CNP_NO_MEMORY, (size_t)-1, 0);
     int status = check_program(p, evidence);
     if (status)
         return status;

@@ -182,9 +182,35 @@ INLINE void copy_quickly(const struct variant *v, const struct cnp_record *recor
     store_among(v, 0, record, to), store_among(v, 1, record, to), store_among(v, 2, record, to);
 }
 
+#ifdef AVX2
+
+AVX2 static uint32_t copy_ops_at_once(const struct cnp_program *p, uint32_t first, uint32_t end, uint8_t *code)
+{
+    const struct variant *const *const variants = p->variants;
+    const struct cnp_record *record = p->records + first;
+    const uint32_t *const offsets = p->offsets;
+    size_t i = first;
+    for (; i < end; i++, record++) {
+        const struct variant *v = variants[i];
+        if (LIKELY(v->spreads))
+            fill_at_once(v, record, code + offsets[i]);
+        else if (v->quick)
+            copy_quickly(v, record, code + offsets[i]);
+        else
+            break;
+    }
+    return (uint32_t)i;
+}
+
+#endif
+
 /* Operations whose copy may go on behind them, until one has holes of another kind; the first that was not written. */
 static uint32_t copy_ops(const struct cnp_program *p, uint32_t first, uint32_t end, uint8_t *code)
 {
+#ifdef AVX2
+    if (p->library->avx2)
+        return copy_ops_at_once(p, first, end, code);
+#endif
     const struct variant *const *variant = p->variants + first;
     const struct cnp_record *record = p->records + first, *const last = p->records + end;
     const uint32_t *offset = p->offsets + first;
@@ -232,29 +258,37 @@ static int write_jump(const struct cnp_program *p, uint32_t op, uint8_t *code, s
     return fill_hole(p, op, number, hole, code, p->offsets[op], evidence);
 }
 
+/* Fill in one that is: what is behind a short one stays. */
+static inline void store_jump(const struct variant *v, uint8_t *to, size_t room, uint32_t value)
+{
+    uint32_t word;
+    if (LIKELY(room >= sizeof word)) {
+        memcpy(&word, to, sizeof word);
+        word = (word & ~v->jump_mask) | (value & v->jump_mask);
+        memcpy(to, &word, sizeof word);
+    } else {
+        for (unsigned i = 0; i < v->jump_size; i++)
+            to[i] = (uint8_t)(value >> 8 * i);
+    }
+}
+
 /* The plain jumps of the operations before `op`. next: the first one, and then the first one behind them. */
 static int write_jumps(const struct cnp_program *p, const struct jump **next, uint32_t op, uint8_t *code, size_t size,
                        struct cnp_evidence *evidence)
 {
-    const struct jump *jump = *next, *const end = (const struct jump *)p->jumps.data + p->jumps.count;
+    const struct jump *jump = *next;
+    const uint32_t *const offsets = p->offsets;
+    const bool detours = p->detours_used != 0;
     int status = CNP_OK;
-    for (; jump < end && jump->op < op && !status; jump++) {
-        fetch_goal(p, jump, p->offsets);
+    for (; jump->op < op && !status; jump++) {
+        fetch_goal(jump, offsets);
         const struct variant *v = p->variants[jump->op];
-        const uint32_t start = p->offsets[jump->op], at = start + v->jump_at;
-        const int64_t value = (int64_t)p->offsets[jump->goal] - start + v->jump_add;
-        const uint32_t mask = v->jump_size ? NONE >> (32 - 8 * v->jump_size) : 0;
-        uint32_t word;
-        if (UNLIKELY(p->detours_used || (uint64_t)(value + (int64_t)(mask >> 1) + 1) > mask)) {
-            status = v->jump_size ? write_jump(p, jump->op, code, evidence) : CNP_OK;
-        } else if (LIKELY(size - at >= sizeof word)) {
-            memcpy(&word, code + at, sizeof word); /* what is behind a short one stays */
-            word = (word & ~mask) | ((uint32_t)value & mask);
-            memcpy(code + at, &word, sizeof word);
-        } else {
-            for (unsigned i = 0; i < v->jump_size; i++)
-                code[at + i] = (uint8_t)((uint64_t)value >> 8 * i);
-        }
+        const uint32_t start = offsets[jump->op], at = start + v->jump_at;
+        const int64_t value = (int64_t)offsets[jump->goal] - start + v->jump_add;
+        if (LIKELY(!detours && (uint64_t)(value + (v->jump_mask >> 1) + 1) <= v->jump_mask))
+            store_jump(v, code + at, size - at, (uint32_t)value);
+        else if (v->jump_size)
+            status = write_jump(p, jump->op, code, evidence);
     }
     *next = jump;
     return status;

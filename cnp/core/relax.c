@@ -31,10 +31,9 @@ static inline int64_t distance(const uint32_t *offsets, const struct jump *jump)
 }
 
 /* Begin to load where a jump behind this one goes to. */
-static inline void fetch_goal(const struct cnp_program *p, const struct jump *jump, const uint32_t *offsets)
+static inline void fetch_goal(const struct jump *jump, const uint32_t *offsets)
 {
-    const struct jump *last = (const struct jump *)p->jumps.data + p->jumps.count - 1;
-    __builtin_prefetch(&offsets[(last - jump > AHEAD ? jump + AHEAD : last)->goal]);
+    __builtin_prefetch(&offsets[jump[AHEAD].goal]);
 }
 
 /* One round over the jumps in question; those that stay are left in the list. */
@@ -63,39 +62,48 @@ static inline void move(uint32_t *restrict to, const uint32_t *restrict from, ui
         to[i] = from[i] + grown;
 }
 
-/* Where everything lies: what is behind long jumps moves. Offsets are made STRIDE at a time, those beyond a jump again. */
-static void push(struct cnp_program *p)
+/* The offsets of the operations from `at` to `end`, STRIDE at a time: what is behind is made again, or nothing. */
+static inline void move_all(struct cnp_program *p, size_t at, size_t end, uint32_t grown)
 {
-    const struct jump *jump = p->jumps.data, *const end = jump + p->jumps.count;
+    for (; at < end; at += STRIDE)
+        move(p->offsets + at, p->starts + at, grown);
+}
+
+/* Where everything lies: what is behind long jumps moves. longer: room for the number of each jump. */
+static void push(struct cnp_program *p, uint32_t *longer)
+{
+    const struct jump *const jumps = p->jumps.data;
+    size_t count = 0, at = 0;
     uint32_t grown = 0;
-    for (size_t at = 0; at <= p->count; jump += jump < end) {
-        const size_t next = jump < end ? jump->op + (size_t)1 : p->count + 1;
-        for (; at < next; at += STRIDE)
-            move(p->offsets + at, p->starts + at, grown);
-        at = next;
-        if (jump < end) {
-            const bool is_far = jump->far != 0;
-            grown += (jump->near[1].size - jump->near[0].size) & -(uint32_t)is_far;
-            p->variants[jump->op] = (const struct variant *)((const char *)jump->near + (sizeof *jump->near & -(size_t)is_far));
-        }
+    for (size_t k = 0; k < p->jumps.count; k++)
+        longer[count] = (uint32_t)k, count += jumps[k].far != 0;
+    for (size_t i = 0; i < count; i++) {
+        const struct jump *jump = &jumps[longer[i]];
+        move_all(p, at, jump->op + (size_t)1, grown);
+        at = jump->op + (size_t)1, grown += jump->near[1].size - jump->near[0].size;
+        p->variants[jump->op] = jump->near + 1;
     }
+    move_all(p, at, p->count + 1, grown);
 }
 
 /* Choose the lengths; false: it takes so many rounds that settle.c must decide, or there is no memory to note them. */
 static bool relax(struct cnp_program *p)
 {
     struct jump *jumps = p->jumps.data;
+    const uint32_t *const starts = p->starts;
+    const uint64_t growth = p->growth;
     p->found.count = 0;
     uint32_t *pending = reserve(p->library, &p->found, sizeof *pending, p->jumps.count + 1);
     if (!pending)
         return false;
     size_t count = 0, longer = 0;
     for (size_t k = 0; k < p->jumps.count; k++) {
-        fetch_goal(p, &jumps[k], p->starts);
-        const int64_t value = distance(p->starts, &jumps[k]), between = (int64_t)jumps[k].goal - jumps[k].op;
-        const bool is_short = jumps[k].near->jump_size == 1, misses = is_short & (value < INT8_MIN || value > INT8_MAX);
-        const int64_t most = (value < 0 ? -value : value) + p->growth * (between < 0 ? -between : between);
-        jumps[k].far = misses, longer += misses;
+        struct jump *jump = &jumps[k];
+        fetch_goal(jump, starts);
+        const int64_t value = distance(starts, jump), between = (int64_t)jump->goal - jump->op;
+        const bool is_short = jump->near->jump_size == 1, misses = is_short & ((uint64_t)(value - INT8_MIN) > UINT8_MAX);
+        const uint64_t most = (uint64_t)(value < 0 ? -value : value) + growth * (uint64_t)(between < 0 ? -between : between);
+        jump->far = misses, longer += misses;
         pending[count] = (uint32_t)k;
         count += is_short & !misses & (most > INT8_MAX); /* others reach whatever becomes long between */
     }
@@ -105,7 +113,7 @@ static bool relax(struct cnp_program *p)
         else if (round + 1 == ROUNDS)
             return false;
     p->moved = true;
-    push(p);
+    push(p, pending);
     return true;
 }
 

@@ -265,6 +265,11 @@ static bool make_fast(struct variant *v, unsigned number, const struct form *for
     for (uint32_t i = 0; i < 8 && hole->offset + i < block->size; i++)
         bytes[i] = block->code[hole->offset + i];
     v->base[number] = get64(bytes) & ~v->mask[number];
+    for (unsigned i = 0; i < field->size && hole->offset + i < SHORT_CODE; i++) {
+        const unsigned word = long_one ? 4 : hole->index, byte = 4 * word + i;
+        v->spread[word >= 4][hole->offset + i] = (uint8_t)(word >= 4 ? byte - 8 : byte);
+        v->code[hole->offset + i] = 0;
+    }
     return true;
 }
 
@@ -274,11 +279,14 @@ static void make_variant(const struct cnp_library *library, struct variant *v, c
     const struct cnp_tables *t = &library->tables;
     v->size = block->size - block->tail;
     memcpy(v->code, block->code, block->size < SHORT_CODE ? block->size : SHORT_CODE);
+    memset(v->spread, NO_BYTE, sizeof v->spread);
     unsigned fast = 0;
     uint32_t last = 0;
     for (uint32_t i = 0; i < block->holes; i++) {
         const struct hole *hole = &block->hole[i];
         const struct cnp_field *field = &t->fields[hole->field];
+        if (hole->what == CNP_WHAT_TARGET && form->plain)
+            v->jump_from = WORD_AT(hole->index);
         if (hole->offset >= v->size)
             continue;
         bool straight = LITTLE_HOST && !t->big_endian && i < 32;
@@ -288,14 +296,14 @@ static void make_variant(const struct cnp_library *library, struct variant *v, c
             v->handled |= 1u << i;
         } else if (form->plain && hole->what == CNP_WHAT_TARGET && straight && is_straight(field) &&
                    (field->size == 1 || field->size == 4)) {
-            v->jump_size = field->size, v->jump_at = hole->offset;
+            v->jump_size = field->size, v->jump_at = hole->offset, v->jump_mask = NONE >> (32 - 8 * field->size);
             v->jump_add = (int32_t)(hole->addend - hole->place);
             v->handled |= 1u << i;
         } else {
             v->rest = 1;
         }
     }
-    v->quick = v->size <= SHORT_CODE && !v->rest;
+    v->quick = v->spreads = v->size <= SHORT_CODE && !v->rest;
     for (unsigned k = fast; k-- > 0;) /* those that do nothing come first, at the start of the code */
         v->base[FAST - fast + k] = v->base[k], v->mask[FAST - fast + k] = v->mask[k],
         v->at[FAST - fast + k] = v->at[k], v->from[FAST - fast + k] = v->from[k];
@@ -381,7 +389,7 @@ static bool make_turns(struct cnp_library *library, struct variant *v, const str
         turn_hole(library, v, &form->accepts[hole->index], hole, (uint8_t *)v->turn[k]);
         v->handled |= 1u << i;
     }
-    v->rest = rest, v->quick = v->size <= SHORT_CODE && !rest;
+    v->rest = rest, v->quick = v->size <= SHORT_CODE && !rest, v->spreads = v->quick && !v->turns;
     return true;
 }
 
@@ -537,7 +545,7 @@ int cnp_library_open(struct cnp_library **library, const struct cnp_tables *tabl
     if (!made)
         return fail(evidence, CNP_NO_MEMORY, (size_t)-1, 0);
     memset(made, 0, sizeof *made);
-    made->tables = *tables, made->allocator = *allocator;
+    made->tables = *tables, made->allocator = *allocator, made->avx2 = has_avx2();
     made->operations = keep(made, tables->operations_count * sizeof *made->operations);
     made->shapes = keep(made, tables->operations_count * sizeof *made->shapes);
     made->routines = keep(made, tables->routines_count * sizeof *made->routines);
