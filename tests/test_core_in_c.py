@@ -51,13 +51,15 @@ def test_the_example_is_short() -> None:
     assert len(EXAMPLE.read_text().splitlines()) <= 250
 
 
-@pytest.mark.parametrize("compiler", ["gcc", "clang"])
-def test_an_interpreter_in_c(compiler: str, tables: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("compiler", "flags"), [("gcc", []), ("clang", []), ("gcc", ["-DCNP_PORTABLE"])], ids=str
+)
+def test_an_interpreter_in_c(compiler: str, flags: list[str], tables: Path, tmp_path: Path) -> None:
     need(shutil.which(compiler) is not None, f"{compiler} builds the example")
     program = tmp_path / "jit"
     folders: list[str | Path] = ["-I", CORE, "-I", tables]
     sources = [EXAMPLE, CORE / "cnp_core.c"]
-    subprocess.run([compiler, *WARNINGS, *SANITIZED, *folders, *sources, "-o", program], check=True)
+    subprocess.run([compiler, *WARNINGS, *SANITIZED, *flags, *folders, *sources, "-o", program], check=True)
     check([program])
 
 

@@ -1,7 +1,7 @@
 /* What processors with AVX2 do at once with a record, chosen when a library is opened: looking into the table of its shape,
-   and filling its template. What others do instead stands where it is used. */
+   and filling its template. What others do instead, and this one with CNP_PORTABLE, stands where it is used. */
 
-#if defined(__x86_64__) && defined(__GNUC__)
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(CNP_PORTABLE)
 #include <cpuid.h>
 #include <immintrin.h>
 
