@@ -66,12 +66,13 @@ class Arena:
         """The address at which a range may be written from now on."""
         raise NotImplementedError
 
-    def close(self, start: int, size: int, opened: int) -> None:
+    def close(self, start: int, size: int, opened: int) -> int:
         """What was written to the first `size` bytes of the `opened` ones is executable from now on, the instruction cache
-        aside. The rest of its last line traps."""
+        aside. The rest of its last line traps. Returns how many bytes are to be withdrawn."""
         end = start + size
         if self._trap and end % LINE:
             self._bytes[end : round_up(end, LINE)] = self._trap[end % LINE : LINE]
+        return size
 
     def withdraw(self, start: int, size: int) -> None:
         """Take back what was written into a range that nobody runs any more."""
@@ -169,9 +170,10 @@ class FlipArena(Arena):
         pages.protect(self.base + start, round_up(size, PAGE), pages.RW)
         return self.base + start
 
-    def close(self, start: int, size: int, opened: int) -> None:
+    def close(self, start: int, size: int, opened: int) -> int:
         super().close(start, size, opened)
         pages.protect(self.base + start, round_up(opened, PAGE), pages.R_X)
+        return opened
 
     def withdraw(self, start: int, size: int) -> None:
         """New pages instead of the old: R-X never turns into RW-, and the memory goes back to the system."""

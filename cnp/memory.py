@@ -342,7 +342,7 @@ class CodeMemory:
         # the range is this block's alone: others need not wait
         size = writer(address, room)
         check_size(block, size)
-        arena.close(start, size, room)
+        block._written = arena.close(start, size, room)
         self.flush(block.code_address, size)
         return size
 

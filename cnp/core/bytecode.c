@@ -12,10 +12,9 @@
 #define MOST_WORDS ((size_t)1 << 28)
 #define MOST_RECORDS ((size_t)1 << 28)
 
-/* Instructions by recipes, where they have any (recipes.c). */
-static bool check_quickly(const struct cnp_bytecode *b, struct cnp_translation *t, size_t index, int *status,
-                          struct cnp_evidence *evidence);
-static bool translate_quickly(const struct cnp_bytecode *b, struct cnp_translation *t);
+/* Instructions by recipes, as many in a row as have any (recipes.c): where the next one stands. */
+static size_t check_quickly(const struct cnp_bytecode *b, struct cnp_translation *t, size_t index);
+static size_t translate_quickly(const struct cnp_bytecode *b, struct cnp_translation *t);
 
 /* ---- fields */
 
@@ -184,25 +183,37 @@ static int check_one(const struct cnp_bytecode *b, struct cnp_translation *t, si
     return status;
 }
 
+/* Mark second words, and all places as not looked at. */
+static void find_words(const struct cnp_bytecode *b, struct cnp_translation *t)
+{
+    const struct cnp_bits opcodes = b->fields[b->opcode];
+    const uint8_t *const code = t->code, *const width = b->words;
+    const uint32_t *const first = b->first;
+    struct cnp_place *const places = t->places;
+    const size_t words = t->words, size = b->size;
+    for (size_t i = 0; i < words; i++) {
+        struct words word = {{read_word(b, code + i * size), 0}};
+        uint32_t opcode = (uint32_t)field_value(&opcodes, &word);
+        places[i] = (struct cnp_place){0, NONE};
+        if (UNLIKELY(width[opcode] == 2) && first[opcode] != first[opcode + 1] && i + 1 < words)
+            places[++i] = (struct cnp_place){NONE, NONE};
+    }
+}
+
 int cnp_bytecode_check(const struct cnp_bytecode *b, struct cnp_translation *t, struct cnp_evidence *evidence)
 {
     t->most = t->functions = t->count = t->index = t->bound = t->asked = 0;
     if (t->words > MOST_WORDS)
         return fail(evidence, CNP_TOO_LARGE, MOST_WORDS, 0);
-    for (size_t i = 0; i < t->words; i++) {
-        t->places[i] = (struct cnp_place){0, NONE};
-        uint32_t opcode = opcode_at(b, t, i);
-        if (b->words[opcode] == 2 && b->first[opcode] != b->first[opcode + 1] && i + 1 < t->words)
-            t->places[++i] = (struct cnp_place){NONE, NONE};
-    }
+    find_words(b, t);
     if (t->words && b->frame)
         t->places[0].rule = CALLED, t->functions = 1;
     for (size_t i = 0; i < t->words; i++) {
+        if (t->recipes && (i = check_quickly(b, t, i)) >= t->words)
+            break;
         if (t->places[i].rule == NONE)
             continue;
-        int status;
-        if (!t->recipes || !check_quickly(b, t, i, &status, evidence))
-            status = check_one(b, t, i, opcode_at(b, t, i), evidence);
+        int status = check_one(b, t, i, opcode_at(b, t, i), evidence);
         if (status)
             return status;
         if (t->most > MOST_RECORDS)
@@ -402,8 +413,8 @@ int cnp_bytecode_translate(const struct cnp_bytecode *b, struct cnp_translation 
     if (!t->index && !t->asked)
         begin_program(b, t);
     while (t->index < t->words) {
-        if (t->recipes && !t->asked && translate_quickly(b, t))
-            continue;
+        if (t->recipes && !t->asked && translate_quickly(b, t) == t->words)
+            break;
         size_t index = t->index;
         struct cnp_place *place = &t->places[index];
         const struct cnp_rule *rule = &b->rules[place->rule & ~CALLED];

@@ -339,9 +339,9 @@ struct cnp_filled { int64_t base, scale; uint8_t up, down, is_signed, operand; }
 struct cnp_recipe {
     uint64_t zero, some;
     uint32_t key, rule;
-    struct cnp_record record;
+    uint8_t ready, target, goes, ends, steps;
     struct cnp_filled filled[2];
-    uint8_t target, ready;
+    struct cnp_record record;
 };
 
 /* A program under translation. What is given: code, of `words` words; pools; recipes, or NULL, which takes longer; room for as

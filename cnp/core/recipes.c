@@ -2,7 +2,8 @@
    and used for the others, in place of the rules:
 
        word     …  fields that only fill operands …  hint  …  | lowest 16 bits |     hint and lowest bits: the key
-       recipe   its rule; bits that have to be 0; bits that must not be; the record, but for two numbers and a target at most
+       recipe   its rule; bits that have to be 0; bits that must not be; the record, but for two numbers at most, or for one
+                and a target, which is as far away as the second number says, in bytes
 
    An instruction that these bits do not decide, or that has other zeros than the one which its recipe was made for, has
    none: bytecode.c looks at its rules. */
@@ -95,7 +96,7 @@ static bool make_record(const struct cnp_bytecode *b, struct cnp_translation *t,
                         const struct cnp_step *step, const struct words *words)
 {
     struct cnp_record *record = &recipe->record;
-    unsigned numbers = 0;
+    unsigned numbers = 0, most = recipe->goes ? 1 : 2;
     record->op = step->op;
     for (uint32_t i = 0; i < step->operands; i++) {
         const struct cnp_source *source = &b->sources[step->first + i];
@@ -105,16 +106,25 @@ static bool make_record(const struct cnp_bytecode *b, struct cnp_translation *t,
         } else if (source->from == CNP_FROM_CONSTANT || (source->from <= CNP_FROM_MAP && !source->high && is_known(b, bits))) {
             if (!put(b, t, record, i, source, words, 0))
                 return false;
-        } else if (source->from == CNP_FROM_FIELD && !source->high && !bits->word && numbers < 2) {
+        } else if (source->from == CNP_FROM_FIELD && !source->high && !bits->word && numbers < most) {
             record->kinds |= CNP_KIND(source->kind, i);
             note_number(bits, source, i, &recipe->filled[numbers++]);
         } else {
             return false;
         }
     }
-    for (; numbers < 2; numbers++)
+    for (; numbers < most; numbers++)
         recipe->filled[numbers] = (struct cnp_filled){record->word[REST], 0, 0, 0, 0, REST};
     return true;
+}
+
+/* Note how far a rule's instructions go, from where they stand; false: they count from elsewhere. */
+static bool is_near(const struct cnp_bytecode *b, const struct cnp_rule *rule, struct cnp_recipe *recipe)
+{
+    const struct cnp_bits *bits = &b->fields[rule->field];
+    const struct cnp_source distance = {.base = rule->base, .scale = rule->scale};
+    note_number(bits, &distance, NO_OPERAND, &recipe->filled[1]);
+    return !rule->absolute && !bits->word;
 }
 
 static void make_recipe(const struct cnp_bytecode *b, struct cnp_translation *t, struct cnp_recipe *recipe, uint32_t key,
@@ -129,12 +139,15 @@ static void make_recipe(const struct cnp_bytecode *b, struct cnp_translation *t,
     if (number == NONE || b->words[opcode] != 1)
         return;
     const struct cnp_rule *rule = &b->rules[number];
-    if (rule->pooled || rule->escape || rule->goes == CNP_CALLS)
+    if (rule->pooled || rule->escape || rule->goes == CNP_CALLS || rule->steps > UINT8_MAX)
+        return;
+    if (rule->goes && !is_near(b, rule, recipe))
         return;
     for (uint32_t k = rule->zeros; k < rule->checks; k++)
         if (judge(b, &b->limits[rule->check + k], words) != YES)
             return;
     recipe->rule = number, recipe->zero |= rule->zero[0], recipe->ready = CHECKED;
+    recipe->goes = rule->goes != CNP_GOES_ON, recipe->ends = rule->ends != 0, recipe->steps = (uint8_t)rule->steps;
     if (rule->steps == 1 && make_record(b, t, recipe, &b->steps[rule->step], words))
         recipe->ready |= TRANSLATED;
 }
@@ -154,35 +167,9 @@ static NOINLINE const struct cnp_recipe *recipe_beside(const struct cnp_bytecode
     return &t->recipes[at];
 }
 
-static inline const struct cnp_recipe *recipe_for(const struct cnp_bytecode *b, struct cnp_translation *t, const struct words *words)
-{
-    uint32_t key = (uint32_t)(words->word[0] & KEY) | (uint32_t)(words->word[0] >> b->hint & 1) << 16;
-    uint32_t at = key * 0x9E3779B1u >> (32 - RECIPES_BITS);
-    return LIKELY(t->recipes[at].key == key + 1) ? &t->recipes[at] : recipe_beside(b, t, at, key, words);
-}
-
 static inline bool is_like(const struct cnp_recipe *recipe, uint64_t word)
 {
     return !(word & recipe->zero) && (!recipe->some || word & recipe->some);
-}
-
-/* As check_one; false: there is no recipe, or it does not fit. */
-static bool check_quickly(const struct cnp_bytecode *b, struct cnp_translation *t, size_t index, int *status,
-                          struct cnp_evidence *evidence)
-{
-    const struct words words = {{read_word(b, (const uint8_t *)t->code + index * b->size), 0}};
-    const struct cnp_recipe *recipe = recipe_for(b, t, &words);
-    if (!(recipe->ready & CHECKED) || !is_like(recipe, words.word[0]))
-        return false;
-    const struct cnp_rule *rule = &b->rules[recipe->rule];
-    *status = CNP_OK;
-    if (index + 1 == t->words && !rule->ends)
-        *status = fault(b, t, index, CNP_FAULT_RUNS_OFF, b->opcode, opcode_at(b, t, index), evidence);
-    else if (rule->goes != CNP_GOES_ON)
-        *status = check_goal(b, t, rule, &words, index, evidence);
-    t->places[index].rule |= recipe->rule;
-    t->most += rule->steps;
-    return true;
 }
 
 static inline int64_t filled_with(const struct cnp_filled *filled, uint64_t word)
@@ -192,31 +179,111 @@ static inline int64_t filled_with(const struct cnp_filled *filled, uint64_t word
     return (int64_t)((uint64_t)filled->base + (uint64_t)filled->scale * (uint64_t)value);
 }
 
-/* The record of the instruction at hand; false: there is no recipe, or it does not fit. A function does not begin there: its
-   rule would have a mark. */
-static bool translate_quickly(const struct cnp_bytecode *b, struct cnp_translation *t)
+/* What the loops over instructions look at, which their stores cannot change. */
+struct look {
+    const uint8_t *code;
+    struct cnp_place *places;
+    const struct cnp_recipe *recipes;
+    size_t words, size;
+    unsigned shift, hint;
+    bool plain; /* words are the host's */
+};
+
+static inline struct look look_at(const struct cnp_bytecode *b, const struct cnp_translation *t)
 {
-    const size_t index = t->index;
-    const struct words words = {{read_word(b, (const uint8_t *)t->code + index * b->size), 0}};
-    const struct cnp_recipe *recipe = recipe_for(b, t, &words);
-    struct cnp_place *place = &t->places[index];
-    if (!(recipe->ready & TRANSLATED) || place->rule != recipe->rule || t->count >= t->room)
-        return false;
-    const struct cnp_rule *rule = &b->rules[recipe->rule];
-    const struct cnp_filled *filled = recipe->filled;
-    int64_t first = filled_with(&filled[0], words.word[0]), second = filled_with(&filled[1], words.word[0]);
-    if (UNLIKELY((first != (int32_t)first) | (second != (int32_t)second)))
-        return false;
-    size_t goal = 0;
-    if (recipe->target != NO_OPERAND && !goal_of_jump(b, t, rule, &words, index, &goal))
-        return false;
-    struct cnp_record *record = &t->records[t->count];
-    begin_place(t, place);
-    *record = recipe->record;
-    record->word[filled[0].operand] = (int32_t)first, record->word[filled[1].operand] = (int32_t)second;
-    t->bound = index + 1;
-    if (recipe->target != NO_OPERAND)
-        name_place(t, record, recipe->target, goal);
-    t->count++, t->index++, t->goes_on = !rule->ends;
-    return true;
+    return (struct look){t->code, t->places, t->recipes, t->words, b->size, (b->size > 1) + (b->size > 2) + (b->size > 4),
+                         b->hint, LITTLE_HOST && b->size == 8 && !b->big_endian};
+}
+
+static inline struct words look_word(const struct look *look, const struct cnp_bytecode *b, size_t index)
+{
+    struct words words = {{0, 0}};
+    if (LIKELY(look->plain))
+        memcpy(words.word, look->code + index * 8, 8);
+    else
+        words.word[0] = read_word(b, look->code + index * look->size);
+    return words;
+}
+
+static inline const struct cnp_recipe *look_recipe(const struct look *look, const struct cnp_bytecode *b,
+                                                   struct cnp_translation *t, const struct words *words)
+{
+    uint32_t key = (uint32_t)(words->word[0] & KEY) | (uint32_t)(words->word[0] >> look->hint & 1) << 16;
+    uint32_t at = key * 0x9E3779B1u >> (32 - RECIPES_BITS);
+    return LIKELY(look->recipes[at].key == key + 1) ? &look->recipes[at] : recipe_beside(b, t, at, key, words);
+}
+
+/* The place of the instruction to which one at `index` jumps, so many bytes from it; what is none of them: there is none. */
+static inline size_t goal_from(const struct look *look, size_t index, int64_t distance)
+{
+    size_t goal = index + (size_t)(distance >> look->shift);
+    bool whole = !(distance & (int64_t)(look->size - 1));
+    return whole && goal < look->words && look->places[goal].rule != NONE ? goal : NONE;
+}
+
+/* As check_one, for all instructions from one on up to the first that has no recipe, or is refused. */
+static size_t check_quickly(const struct cnp_bytecode *b, struct cnp_translation *t, size_t index)
+{
+    const struct look look = look_at(b, t);
+    size_t most = t->most;
+    for (; index < look.words && most <= MOST_RECORDS; index++) {
+        const struct words words = look_word(&look, b, index);
+        const struct cnp_recipe *recipe = look_recipe(&look, b, t, &words);
+        struct cnp_place *place = &look.places[index];
+        if (UNLIKELY(!(recipe->ready & CHECKED) || !is_like(recipe, words.word[0]) || place->rule == NONE))
+            break;
+        if (UNLIKELY(index + 1 == look.words && !recipe->ends))
+            break;
+        if (recipe->goes && goal_from(&look, index, filled_with(&recipe->filled[1], words.word[0])) == NONE)
+            break;
+        place->rule |= recipe->rule;
+        most += recipe->steps;
+    }
+    t->most = most;
+    return index;
+}
+
+/* The records of all instructions from the one at hand on up to the first that has no recipe, or is not as it was checked. At
+   none of them a function begins: its rule would have a mark. */
+static size_t translate_quickly(const struct cnp_bytecode *b, struct cnp_translation *t)
+{
+    const struct look look = look_at(b, t);
+    struct cnp_record *const records = t->records;
+    const uint32_t before = t->first_position;
+    const size_t room = t->room;
+    size_t index = t->index, count = t->count;
+    for (; index < look.words && count < room; index++, count++) {
+        const struct words words = look_word(&look, b, index);
+        const struct cnp_recipe *recipe = look_recipe(&look, b, t, &words);
+        struct cnp_place *place = &look.places[index];
+        if (UNLIKELY(!(recipe->ready & TRANSLATED) || place->rule != recipe->rule))
+            break;
+        const struct cnp_filled *filled = recipe->filled;
+        const int64_t first = filled_with(&filled[0], words.word[0]), second = filled_with(&filled[1], words.word[0]);
+        if (UNLIKELY((first != (int32_t)first) | (second != (int32_t)second)))
+            break;
+        size_t goal = 0;
+        if (recipe->goes && UNLIKELY((goal = goal_from(&look, index, second)) == NONE))
+            break;
+        struct cnp_record *record = &records[count];
+        const uint32_t position = before + (uint32_t)count;
+        for (uint32_t at = place->at; UNLIKELY(at != NONE);) {
+            int32_t *word = &records[at / 8].word[at % 8];
+            at = (uint32_t)*word;
+            *word = (int32_t)position;
+        }
+        place->at = position;
+        *record = recipe->record;
+        record->word[filled[0].operand] = (int32_t)first;
+        if (!recipe->goes) {
+            record->word[filled[1].operand] = (int32_t)second;
+        } else if (recipe->target != NO_OPERAND) {
+            record->word[recipe->target] = (int32_t)look.places[goal].at;
+            if (goal > index)
+                look.places[goal].at = (uint32_t)count * 8 + recipe->target;
+        }
+        t->goes_on = !recipe->ends;
+    }
+    t->index = t->bound = index, t->count = count;
+    return index;
 }

@@ -95,7 +95,8 @@ class Program:
     @property
     def calls_registers(self) -> bool:
         """Whether some instruction calls the helper whose number is in a register."""
-        return CALL_REGISTER in self.image.code[::SIZE]  # a second half of lddw begins with 0
+        code = self.image.code
+        return CALL_REGISTER in code and CALL_REGISTER in code[::SIZE]  # a second half of lddw begins with 0
 
     def compile(self, unchecked: bool = False, polls: bool | None = None, depth: int = DEPTH) -> Function:
         """Machine code for this machine.

@@ -40,6 +40,7 @@ MOST_KEPT = 1 << 16  #: operations whose memory stays for the next program
 MENTIONS_R10 = re.compile(
     b"[" + b"".join(re.escape(bytes((n,))) for n in range(256) if R10 in (n & 15, n >> 4)) + b"]"
 )
+LIKELY = 64 * SIZE  #: bytes of code that mention r10 if any do
 _kept = threading.local()
 
 
@@ -77,7 +78,7 @@ class Compiled:
     def __init__(self, program: Program, checked: Translation, options: Options, places: Places) -> None:
         self.program, self.options = program, options
         code = program.image.code
-        takes_r10 = MENTIONS_R10.search(code[1::SIZE]) is not None
+        takes_r10 = any(MENTIONS_R10.search(part[1::SIZE]) for part in (code[:LIKELY], code[LIKELY:]))
         self.kind = kind = kind_of(options, takes_r10, places.packet != 0, places.unwind, len(places.data))
         if program.image.relocations:
             code = relocated(code, program.image.relocations, places.data)
