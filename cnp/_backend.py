@@ -41,22 +41,6 @@ def arguments(signature: str, places: tuple[int, ...] | None) -> Arguments:
     return Arguments(parsed, where, (types, struct.pack(f"={len(where)}q", *where)))
 
 
-class CallableSpec(NamedTuple):
-    """What make_callable() was given, its signature read."""
-
-    enter: int
-    code: int
-    arguments: Arguments
-    header_size: int
-    state: bytes
-    frame_bytes: int
-    depth: int
-    name: str
-    doc: str
-    failed: Failed
-    keepalive: object
-
-
 class Backend(Protocol):
     """What the compiled core and the pure fall-back have in common."""
 
@@ -67,7 +51,10 @@ class Backend(Protocol):
     def current_context(self) -> int: ...
     def keep_exception(self, exception: BaseException) -> None: ...
     def take_exception(self) -> BaseException | None: ...
-    def make_callable(self, spec: CallableSpec) -> Callable[..., Any]: ...
+    def make_callable(
+        self, enter: int, code: int, given: Arguments, header_size: int, state: bytes, frame_bytes: int, depth: int,
+        name: str, doc: str, failed: Failed, keepalive: object, /,
+    ) -> Callable[..., Any]: ...  # fmt: skip
     def flush(self, address: int, size: int) -> None: ...
     def fork_count(self) -> int: ...
     def stack_left(self) -> int: ...

@@ -16,10 +16,10 @@ import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from cnp import targets
-from cnp._backend import CallableSpec, closure
+from cnp._backend import Arguments, Failed, closure
 from cnp.errors import StateError
 from cnp.signature import C_TYPES, Signature
 
@@ -82,8 +82,8 @@ class PureBackend:
         exception, self._thread.exception = self._thread.exception, None
         return exception
 
-    def make_callable(self, spec: CallableSpec) -> Callable[..., Any]:
-        return PureCallable(self, spec)
+    def make_callable(self, *spec: Any) -> Callable[..., Any]:
+        return PureCallable(self, CallableSpec(*spec))
 
     def flush(self, address: int, size: int) -> None:
         if not targets.get("host").coherent:
@@ -159,6 +159,22 @@ def _adapted(quantum: int, gap: int) -> int:
     elif gap > CALL_HIGH:
         quantum = quantum * (CALL_HIGH // 2) // gap
     return max(1, min(quantum, QUANTUM_MAX))
+
+
+class CallableSpec(NamedTuple):
+    """What make_callable() was given."""
+
+    enter: int
+    code: int
+    arguments: Arguments
+    header_size: int
+    state: bytes
+    frame_bytes: int
+    depth: int
+    name: str
+    doc: str
+    failed: Failed
+    keepalive: object
 
 
 class PureCallable:

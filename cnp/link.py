@@ -22,18 +22,18 @@ LAZY_FRAME = 512  #: the same of functions of other code objects that come later
 
 def code_memory(target: Target, scheme: str | None = None) -> memory.CodeMemory:
     """The executable memory of this process. scheme: what to take if there is none yet, and CNP_MEMORY says nothing."""
+    return memory.default(new_memory, target, scheme)
 
-    def create() -> memory.CodeMemory:
-        probe = memory.Probe(*target.probe)
-        return memory.CodeMemory(
-            trap=target.trap,
-            flush=native.flush,
-            fork_count=native.fork_count,
-            probe=probe,
-            scheme=None if os.environ.get("CNP_MEMORY") else scheme,
-        )
 
-    return memory.default(create)
+def new_memory(target: Target, scheme: str | None) -> memory.CodeMemory:
+    """Executable memory of a target."""
+    return memory.CodeMemory(
+        trap=target.trap,
+        flush=native.flush,
+        fork_count=native.fork_count,
+        probe=memory.Probe(*target.probe),
+        scheme=None if os.environ.get("CNP_MEMORY") else scheme,
+    )
 
 
 @dataclass(eq=False)

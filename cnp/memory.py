@@ -341,7 +341,8 @@ class CodeMemory:
             block._written = room
         # the range is this block's alone: others need not wait
         size = writer(address, room)
-        check_size(block, size)
+        if not 0 < size <= room:
+            check_size(block, size)
         block._written = arena.close(start, size, room)
         self.flush(block.code_address, size)
         return size
@@ -431,11 +432,11 @@ _default: CodeMemory | None = None
 _default_lock = threading.Lock()
 
 
-def default(create: Callable[[], CodeMemory] = CodeMemory) -> CodeMemory:
-    """The memory of this process, made by `create` at the first call."""
+def default(create: Callable[..., CodeMemory] = CodeMemory, *arguments: object) -> CodeMemory:
+    """The memory of this process, made by `create` with these arguments at the first call."""
     global _default
     if _default is None:
         with _default_lock:
             if _default is None:
-                _default = create()
+                _default = create(*arguments)
     return _default

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
-from cnp._backend import Backend, CallableSpec, Failed, Helper, arguments, check_cell, closure
+from cnp._backend import Arguments, Backend, Failed, Helper, arguments, check_cell, closure
 from cnp.errors import RangeError
 from cnp.signature import parse_signature
 
@@ -53,9 +53,10 @@ class CoreBackend:
     def poll_address(self) -> int:
         return int(self.ffi.cast("uintptr_t", self.ffi.addressof(self._lib, "cnp_poll")))
 
-    def make_callable(self, spec: CallableSpec) -> Callable[..., Any]:
-        enter, code, arguments, header_size, state, *rest = spec
-        types, places = arguments.packed
+    def make_callable(
+        self, enter: int, code: int, given: Arguments, header_size: int, state: bytes, *rest: object
+    ) -> Callable[..., Any]:
+        types, places = given.packed
         return self._make_callable(enter, code, types, header_size, state, places, *rest)
 
 
@@ -158,10 +159,9 @@ def make_callable(
     SignatureError: a wrong argument of this function. `keepalive` lives as long as the callable.
     """
     given = arguments(signature, None if places is None else tuple(places))
-    spec = CallableSpec(
+    return _backend.make_callable(
         enter, code, given, header_size, state, frame_bytes, depth, name, doc, failed, keepalive
     )
-    return _backend.make_callable(spec)
 
 
 def make_recorded(which: bytes, slow: Callable[..., int], owner: object) -> Callable[..., int]:

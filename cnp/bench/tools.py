@@ -241,13 +241,14 @@ class Batch(Framed):
         program.native.library.bench_records(
             program.records.address, program.count, operations, self.records.address
         )
+        self.view = self.records.view()
         self.out = bytearray()
 
     def plan(self) -> tuple[int, int]:
         """The program, checked; bytes of code and data at most."""
         self.batch.reset()
         self.batch.function(FRAME)
-        self.batch.extend(self.records.view())
+        self.batch.extend(self.view)
         return self.batch.link()
 
     def write(self, base: int, bound: int) -> memoryview:
@@ -280,7 +281,7 @@ class Batch(Framed):
     def to_callable(self) -> tuple[Callable[[int], int], Block]:
         """What Python does for a function that is built from a buffer of records: a function of slot 0, and its memory."""
         library, batch = self.library, self.batch
-        bound, data = batch.assemble(FRAME, self.records.view())
+        bound, data = batch.assemble(FRAME, self.view)
         block = code_memory(library.target).allocate(bound, data)
         try:
             batch.place(block, {})
