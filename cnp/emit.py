@@ -472,6 +472,13 @@ class Batch:
         imports = self.library.library.imports
         return self._ffi.new("uint64_t[]", [addresses.get(item.name, 0) for item in imports])
 
+    def missing(self, addresses: Mapping[str, int]) -> list[str]:
+        """Names of those that have to have an address, once it is linked, and are not among these."""
+        imports = self.library.library.imports
+        if not self.symbols and b"\1" not in self._ffi.buffer(self._needs.imports, len(imports))[:]:
+            return []
+        return [name for name in self.needed() if name not in addresses]
+
     def needed(self) -> list[str]:
         """Names of the imports and symbols that have to have an address, once it is linked."""
         imports = [item.name for n, item in enumerate(self.library.library.imports) if self._needs.imports[n]]

@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -168,6 +169,16 @@ class Block:
         self._memory._take_back(self)
 
 
+class OwnedBlock(Block):
+    """A block that is freed when nobody refers to it any more; but not while the process ends, as threads may run it."""
+
+    __slots__ = ()
+
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if not is_finalizing():
+            self.free()
+
+
 def check_size(block: Block, size: int) -> None:
     """MemoryFault: so many bytes of code do not fit."""
     if not 0 < size <= block.code_size:
@@ -286,8 +297,9 @@ class CodeMemory:
 
     # Blocks
 
-    def allocate(self, code_size: int, data_size: int = 0) -> Block:
-        """Room for code_size >= 1 bytes of code and data_size >= 0 zero bytes of data, near each other.
+    def allocate(self, code_size: int, data_size: int = 0, owned: bool = False) -> Block:
+        """Room for code_size >= 1 bytes of code and data_size >= 0 zero bytes of data, near each other. owned: it is freed
+        with the last reference to it.
 
         Both lie in one arena, less than `arena_size` apart, or than the sum of both sizes if that is larger.
         MemoryFault: the sizes are out of range, or the system refused.
@@ -301,7 +313,7 @@ class CodeMemory:
             grain = self._kind.grain
             code = -(-code_size // grain) * grain
             arena, spot = self._place(code, round_up(data_size, LINE) if data_size else 0)
-            return Block(self, arena, spot, code_size, data_size)
+            return (OwnedBlock if owned else Block)(self, arena, spot, code_size, data_size)
 
     def _place(self, code: int, data: int) -> tuple[Arena, tuple[int, int]]:
         """The first arena with room for both ranges, or a new one. Behind the gate."""

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from cnp import encode, interpret, patch, saved, source, targets
 from cnp.assembler import Assembler as BareAssembler
 from cnp.code import Code, Entry
+from cnp.direct import Direct
 from cnp.emit import flat
 from cnp.errors import LibraryError, OperandError, StateError
 from cnp.library import Library
@@ -72,6 +73,12 @@ class Vocabulary:
         of these. supers: `build` puts super-operations where their parts stand in a row; before that, `asm.fuse()` does.
         strict: a register that the target lacks is an OperandError, and no slot."""
         return Assembler(self.library, helpers or {}, strict, symbols, supers)
+
+    def direct(
+        self, signature: str, frame: int, helpers: Mapping[str, int] | None = None, name: str = "direct"
+    ) -> Direct:
+        """What makes callables straight from records: `cnp/direct.py`. helpers: name -> address."""
+        return Direct(self.library, signature, frame, helpers or {}, name)
 
     def interpret(
         self,

@@ -21,11 +21,12 @@ from functools import partial
 from importlib.metadata import version
 
 import cnp
-from cnp import emit, encode, native, patch, runtime, targets
+from cnp import emit, encode, patch, runtime, targets
 from cnp import frame as layout
 from cnp.assembler import Assembler
 from cnp.bench.native import Buffer, Program, Slots
 from cnp.bench.workload import SLOTS, Kind, Record, first_slots, unpack
+from cnp.direct import Direct
 from cnp.errors import CnpError
 from cnp.link import code_memory
 from cnp.memory import Block
@@ -234,7 +235,10 @@ class Batch(Framed):
     def __init__(self, program: Program) -> None:
         super().__init__(program)
         self.library = runtime.load("ops").library
-        self.batch = emit.Batch(self.library)
+        self.batch, self.direct = (
+            emit.Batch(self.library),
+            Direct(self.library, SIGNATURE, FRAME, {}, FUNCTION),
+        )
         numbers = [self.library[name].index for name in OPERATIONS]
         operations = (ctypes.c_uint16 * len(numbers))(*numbers)
         self.records = Buffer(emit.RECORD.size * program.count)
@@ -278,31 +282,14 @@ class Batch(Framed):
     def length(self) -> int:
         return self.batch.offsets()[-1]
 
-    def to_callable(self) -> tuple[Callable[[int], int], Block]:
-        """What Python does for a function that is built from a buffer of records: a function of slot 0, and its memory."""
-        library, batch = self.library, self.batch
-        bound, data = batch.assemble(FRAME, self.view)
-        block = code_memory(library.target).allocate(bound, data)
-        try:
-            batch.place(block, {})
-            made = native.make_callable(
-                enter=batch.routine_address(ENTER), code=block.code_address + batch.offset(0),
-                signature=SIGNATURE, header_size=library.header_size, state=bytes(library.state_size),
-                frame_bytes=library.header_size + FRAME, depth=1, name=FUNCTION, doc=SIGNATURE, failed=left,
-                keepalive=block,
-            )  # fmt: skip
-        except BaseException:
-            block.free()
-            raise
-        return made, block
+    def to_callable(self) -> Callable[[int], int]:
+        """A function of slot 0 that is built from the buffer of records; its memory is given back with it."""
+        return self.direct(self.view)
 
     def first_call(self) -> float:
         begun = time.thread_time_ns()
-        made, block = self.to_callable()
-        made(0)
-        taken = time.thread_time_ns() - begun
-        block.free()
-        return taken
+        self.to_callable()(0)
+        return time.thread_time_ns() - begun
 
     @contextmanager
     def entered(self) -> Iterator[tuple[Run, Read]]:
@@ -310,11 +297,6 @@ class Batch(Framed):
         with self.block() as block:
             enter = self.batch.routine_address(ENTER)
             yield self.framed(frame, enter, block.code_address + self.batch.offsets()[0])
-
-
-def left(kind: int, trap: int, frame: int, op: int) -> int:
-    """The workload only returns."""
-    raise CnpError(f"the workload left at operation {op}: kind {kind}, trap {trap}", tool="cnp")
 
 
 class BatchCold(Batch):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import re
-import sys
 import threading
 from collections.abc import Callable, Collection
 from functools import cached_property, lru_cache
@@ -85,21 +84,14 @@ class Compiled:
         entry = kind.entry(options, places) if places.data or places.table else kind.bare
         batch = kept_batch(kind.library)
         self._made = made = checked.compile(batch, kind.bytecode, code, places.pools, kind.frame, entry)
-        self._block = block = code_memory(kind.library.target).allocate(made.bound, made.data_bound)
-        try:
-            self.size = batch.place(block, kind.addresses)
-        except BaseException:
-            block.free()
-            raise
+        self._block = block = code_memory(kind.library.target).allocate(
+            made.bound, made.data_bound, owned=True
+        )
+        self.size = batch.place(block, kind.addresses)
         self.enter = batch.routine_address(ENTER)
         self.address = block.code_address + batch.offset(made.end)
         if made.end > MOST_KEPT:
             del _kept.batch
-
-    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        # threads may run it until the process is gone
-        if (block := getattr(self, "_block", None)) and not is_finalizing():
-            block.free()
 
     @property
     def library(self) -> Library:

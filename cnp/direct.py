@@ -1,0 +1,80 @@
+"""Callables straight from records, for who makes many short functions: no assembler, no object for each operation.
+
+make = vm.direct("int64_t(int64_t)", frame=16)
+double = make(records)       # any buffer of records: cnp/emit.py says what they are
+double(21)
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from cnp import frame as layout
+from cnp import native, targets
+from cnp.emit import ENTER, RECORD, Batch, Buffer
+from cnp.errors import OperandError, StateError, SymbolError, TrapError
+from cnp.library import Library
+from cnp.link import code_memory
+from cnp.running import raise_held
+from cnp.signature import parse_signature
+
+POLL = "cnp_poll"
+
+
+class Direct:
+    """Makes functions of one signature; one thread at a time. Each lives as long as its callable.
+
+    frame: bytes of slots; arguments lie in the slots 0, 8, 16 …. helpers: addresses of what operations call, by name. Functions
+    cannot call others: such a call traps. StateError: the core in C is missing, or the code is for another machine.
+    OperandError: the arguments do not lie in the frame.
+    """
+
+    def __init__(
+        self, library: Library, signature: str, frame: int, helpers: Mapping[str, int], name: str = "direct"
+    ) -> None:
+        host = targets.get("host").name
+        if library.target.name != host:
+            message = f"code for {library.target.name} does not run on {host}"
+            raise StateError(message, state="foreign")
+        arguments = len(parse_signature(signature).arguments)
+        if frame < 8 * arguments or frame % 8:
+            what = f"a multiple of 8, at least {8 * arguments}"
+            raise OperandError(
+                f"a frame of {frame} bytes: {what}", op="", operand="frame", value=frame, allowed=what
+            )
+        self.library, self._batch, self._memory = library, Batch(library), code_memory(library.target)
+        self._signature, self._frame, self._name = signature, frame, name
+        self._addresses = {POLL: native.poll_address(), **helpers}
+        self._state = bytes(library.state_size)
+
+    def __call__(self, records: Buffer) -> Callable[..., Any]:
+        """A function of these records, which are copied. OperandError, LabelError, RangeError: as for an assembler.
+        SymbolError: a helper is missing."""
+        batch, library, held = self._batch, self.library, bytes(records)
+        block = self._memory.allocate(*batch.assemble(self._frame, held), owned=True)
+        if missing := batch.missing(self._addresses):
+            raise SymbolError(f"no address for {', '.join(missing)}", symbols=missing)
+        batch.place(block, self._addresses)
+
+        def failed(kind: int, trap: int, frame: int, op: int) -> None:
+            raise_held(trap if kind == 2 else 0)
+            self._fail(held, layout.KINDS[kind], trap, frame, op)
+
+        return native.make_callable(
+            enter=batch.routine_address(ENTER), code=block.code_address + batch.offset(0), signature=self._signature,
+            header_size=library.header_size, state=self._state, frame_bytes=library.header_size + self._frame,
+            depth=0, name=self._name, doc=self._signature, failed=failed, keepalive=block,
+        )  # fmt: skip
+
+    def _fail(self, records: bytes, kind: str, trap: int, frame: int, op: int) -> None:
+        """Say how a function left that did not return."""
+        library = self.library
+        name = library.operations[RECORD.unpack_from(records, op * RECORD.size)[0]]
+        header = ctypes.string_at(frame - library.header_size, library.header_size)
+        why = f": {layout.TRAPS.get(trap, f'code {trap}')}" if kind == "trap" else ""
+        state = layout.unpack_header(library, header).state
+        raise TrapError(
+            f"{kind} at op {op} ({name}){why}", code=trap, op=name, index=op, at=None, state=state
+        )
