@@ -13,15 +13,17 @@ import threading
 from array import array
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from cnp import native
 from cnp.errors import CnpError, LabelError, LibraryError, OperandError, RangeError, StateError
 from cnp.library import MALFORMED, Library
-from cnp.memory import Block
 from cnp.operands import Register
 from cnp.stencil import What
 from cnp.tables import HOLE, TABLES
+
+if TYPE_CHECKING:
+    from cnp.memory import Block
 
 RECORD = struct.Struct("=HHI6i")
 WIDE = struct.Struct("=q")
