@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 SIGNATURE = "uint64_t(uint64_t, uint64_t)"
 POLL = "cnp_poll"
 MOST_KEPT = 1 << 16  #: operations whose memory stays for the next program
-MENTIONS_R10 = re.compile(
+REGISTERS_OF_R10 = re.compile(
     b"[" + b"".join(re.escape(bytes((n,))) for n in range(256) if R10 in (n & 15, n >> 4)) + b"]"
 )
 LIKELY = 64 * SIZE  #: bytes of code that mention r10 if any do
@@ -68,6 +68,12 @@ class Kind:
         return b"".join(self.bytecode.packed(step) for step in steps)
 
 
+def mentions_r10(code: bytes) -> bool:
+    """Whether some instruction has r10 as an operand."""
+    early = REGISTERS_OF_R10.search(code[1:LIKELY:SIZE])
+    return early is not None or REGISTERS_OF_R10.search(code[LIKELY + 1 :: SIZE]) is not None
+
+
 kind_of = lru_cache(maxsize=64)(Kind)
 
 
@@ -77,8 +83,9 @@ class Compiled:
     def __init__(self, program: Program, checked: Translation, options: Options, places: Places) -> None:
         self.program, self.options = program, options
         code = program.image.code
-        takes_r10 = any(MENTIONS_R10.search(part[1::SIZE]) for part in (code[:LIKELY], code[LIKELY:]))
-        self.kind = kind = kind_of(options, takes_r10, places.packet != 0, places.unwind, len(places.data))
+        self.kind = kind = kind_of(
+            options, mentions_r10(code), places.packet != 0, places.unwind, len(places.data)
+        )
         if program.image.relocations:
             code = relocated(code, program.image.relocations, places.data)
         entry = kind.entry(options, places) if places.data or places.table else kind.bare
