@@ -458,16 +458,21 @@ class Batch:
         return block.fill(partial(self._emit, block, addresses))
 
     def _emit(self, block: Block, addresses: Mapping[str, int], place: int, room: int) -> int:
-        if addresses != self._addresses:
-            self._addresses, self._imports = dict(addresses), self._imported(addresses)
-        symbols = [addresses.get(name, 0) for name in self.symbols] if self.symbols else self._ffi.NULL
+        imports, symbols = self._outside(addresses)
         status = self._lib.cnp_emit(
-            self._handle, block.code_address, block.data_address, self._imports, symbols, place, room,
+            self._handle, block.code_address, block.data_address, imports, symbols, place, room,
             block.data_address, block.data_size, self._size, self._evidence,
         )  # fmt: skip
         if status:
             self._check(status)
         return int(self._size[0])
+
+    def _outside(self, addresses: Mapping[str, int]) -> tuple[Any, Any]:
+        """The addresses of all imports and symbols as the core takes them; the former are mostly those of the last program."""
+        if addresses != self._addresses:
+            self._addresses, self._imports = dict(addresses), self._imported(addresses)
+        symbols = [addresses.get(name, 0) for name in self.symbols] if self.symbols else self._ffi.NULL
+        return self._imports, symbols
 
     def _imported(self, addresses: Mapping[str, int]) -> Any:
         """The addresses of all imports."""
@@ -488,8 +493,7 @@ class Batch:
 
     def settle(self, base: int, data_base: int, addresses: Mapping[str, int]) -> int:
         """Lay it out for these addresses; the bytes of code."""
-        imports = [addresses.get(item.name, 0) for item in self.library.library.imports]
-        symbols = [addresses.get(name, 0) for name in self.symbols]
+        imports, symbols = self._outside(addresses)
         status = self._lib.cnp_settle(
             self._handle, base, data_base, imports, symbols, self._size, self._evidence
         )

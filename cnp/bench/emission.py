@@ -3,7 +3,8 @@
     program --Tool.prepare--> Job: timed(times), execute()         checked against the interpreter, then timed
 
 A time is the median of the rounds, in nanoseconds of this thread's processor time; what is short is done many times a
-round. A tool stops at the N behind which a round would take too long; with `all_sizes` it goes on.
+round, and once before, which does not count: so caches hold what the tool needs, not what the one before it left.
+A tool stops at the N behind which a round would take too long; with `all_sizes` it goes on.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from cnp.errors import CnpError
 SIZES = (10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000)
 ROUNDS = 9
 LONGEST = 2.0  #: seconds that a round of one tool may take
-LEAST_NS = 2_000_000  #: a round is at least as long as this: what is called warm is so after the first times
+LEAST_NS = 2_000_000  #: a round is at least as long as this
+WARMED_NS = 50_000_000  #: what takes longer finds in no cache what it needs, whatever was before it
 BUDGET = 400.0  #: seconds for all
 BESIDES = 3  #: rounds' worth of preparing and checking
 COMPARED = (WARM, COLD, HAND, BATCH)
@@ -99,23 +101,23 @@ class Contest:
             if tool.executes:
                 self.check(tool)
         jobs = {tool.name: tool.prepare(self.program) for tool in self.tools}
-        times = {name: repetitions(job) for name, job in jobs.items()}
+        once = {name: warm(job) for name, job in jobs.items()}
         taken: dict[str, list[float]] = {name: [] for name in jobs}
         for _ in range(rounds):
             for name, job in jobs.items():
-                taken[name].append(job.timed(times[name]))
+                if once[name] < WARMED_NS:
+                    job.warm_up()
+                taken[name].append(job.timed(max(1, math.ceil(LEAST_NS / max(once[name], 1.0)))))
             notify()
         for name, job in jobs.items():
             yield name, statistics.median(taken[name]), job.length()
             job.close()
 
 
-def repetitions(job: Job) -> int:
-    """How often a job is done in a round."""
+def warm(job: Job) -> float:
+    """Nanoseconds that a job takes; if that is short, not for the first time."""
     once = job.timed(1)
-    if once < LEAST_NS:
-        once = job.timed(1)  # warm by now
-    return max(1, math.ceil(LEAST_NS / max(once, 1.0)))
+    return job.timed(1) if once < WARMED_NS else once
 
 
 @dataclass(slots=True)

@@ -58,6 +58,10 @@ class Job:
         """Make the code, so many times."""
         raise NotImplementedError
 
+    def warm_up(self) -> None:
+        """Make it once, before it is timed."""
+        self.emit(1)
+
     def timed(self, times: int) -> float:
         """The same; nanoseconds of this thread's processor time for once."""
         begun = time.thread_time_ns()
@@ -245,22 +249,18 @@ class Batch(Framed):
         program.native.library.bench_records(
             program.records.address, program.count, operations, self.records.address
         )
-        self.view = self.records.view()
-        self.out = bytearray()
+        self.view, self.out, self.data = self.records.view(), bytearray(), bytearray()
 
     def plan(self) -> tuple[int, int]:
         """The program, checked; bytes of code and data at most."""
-        self.batch.reset()
-        self.batch.function(FRAME)
-        self.batch.extend(self.view)
-        return self.batch.link()
+        return self.batch.assemble(FRAME, self.view)
 
     def write(self, base: int, bound: int) -> memoryview:
         """The code for an address."""
         if len(self.out) < bound:
             self.out = bytearray(bound)
         size = self.batch.settle(base, 0, {})
-        self.batch.write(self.out, bytearray())
+        self.batch.write(self.out, self.data)
         return memoryview(self.out)[:size]
 
     @contextmanager
@@ -269,7 +269,7 @@ class Batch(Framed):
         bound, data = self.plan()
         block = code_memory(self.library.target).allocate(bound, data)
         try:
-            block.write(self.write(block.code_address, bound))
+            self.batch.place(block, {})
             yield block
         finally:
             block.free()

@@ -401,25 +401,29 @@ static inline uint32_t plain_goal(const struct cnp_program *p, const struct cnp_
 /* The plain jumps, and by how much they may grow at most. reach: all have a far variant that reaches everywhere. */
 static int find_jumps(struct cnp_program *p)
 {
+    const struct cnp_record *const records = p->records;
+    const struct variant *const *const variants = p->variants;
     uint32_t most = 0;
-    p->jumps.count = 0, p->reach = true;
+    bool reach = true;
+    p->jumps.count = 0;
     for (size_t w = 0; w < p->jumping.count; w++) {
-        struct jump *jump = reserve(p->library, &p->jumps, sizeof *jump, 64);
-        if (!jump)
+        struct jump *const first = reserve(p->library, &p->jumps, sizeof *first, 64), *jump = first;
+        if (!first)
             return CNP_NO_MEMORY;
-        for (uint64_t left = AT(p->jumping, uint64_t, w); left; left &= left - 1, p->jumps.count++) {
+        for (uint64_t left = AT(p->jumping, uint64_t, w); left; left &= left - 1, jump++) {
             const uint32_t op = (uint32_t)(64 * w) + (uint32_t)__builtin_ctzll(left);
-            const struct variant *near = p->variants[op];
+            const struct variant *near = variants[op];
             const uint32_t growth = near[1].size - near->size;
-            *jump++ = (struct jump){near, op, plain_goal(p, &p->records[op], near), 0};
-            p->reach &= near[1].jump_size == 4;
+            *jump = (struct jump){near, op, plain_goal(p, &records[op], near), 0};
+            reach &= near[1].jump_size == 4;
             most = growth > most ? growth : most;
         }
+        p->jumps.count += (size_t)(jump - first);
     }
     struct jump *end = reserve(p->library, &p->jumps, sizeof *end, AHEAD);
     for (unsigned i = 0; i < AHEAD && end; i++)
         end[i] = (struct jump){NULL, NONE, 0, 0};
-    p->growth = most;
+    p->growth = most, p->reach = reach;
     return end ? CNP_OK : CNP_NO_MEMORY;
 }
 
