@@ -29,6 +29,26 @@ static bool is(PyObject *object, uintptr_t type)
     return (uintptr_t)Py_TYPE(object) == type;
 }
 
+/* Slots and registers that were written lately, by their address: they never change, and those that are here are held. The
+   GIL guards them. */
+enum { LATELY = 1024 };
+static struct { PyObject *operand; uint32_t kind; int32_t word; } lately[LATELY];
+
+static unsigned place_lately(PyObject *operand)
+{
+    return (unsigned)((uint64_t)(uintptr_t)operand * 0x9E3779B97F4A7C15u >> 32) % LATELY;
+}
+
+static unsigned keep_lately(PyObject *operand, unsigned kind, int32_t word)
+{
+    const unsigned at = place_lately(operand);
+    PyObject *before = lately[at].operand;
+    Py_INCREF(operand);
+    lately[at].operand = operand, lately[at].kind = kind, lately[at].word = word;
+    Py_XDECREF(before);
+    return kind;
+}
+
 /* The item of a tuple as a word of a record; false: it is none. */
 static bool item_word(PyObject *tuple, Py_ssize_t item, int32_t *word)
 {
@@ -68,13 +88,19 @@ static unsigned write_number(const struct recorded *which, unsigned i, PyObject 
 static unsigned write_operand(const struct recorded *which, unsigned i, PyObject *operand, struct cnp_record *record)
 {
     const struct cnp_recorder *recorder = which->recorder;
+    const unsigned at = place_lately(operand);
+    int32_t *word = &record->word[i];
+    if (lately[at].operand == operand) {
+        *word = lately[at].word;
+        return lately[at].kind;
+    }
     if (is(operand, recorder->slot))
-        return item_word(operand, 0, &record->word[i]) && record->word[i] >= 0 ? CNP_SLOT : CNP_NONE;
+        return item_word(operand, 0, word) && *word >= 0 ? keep_lately(operand, CNP_SLOT, *word) : CNP_NONE;
     if (is(operand, recorder->bank)) {
         uintptr_t bank = (uintptr_t)PyTuple_GetItem(operand, 0);
-        if (!item_word(operand, 1, &record->word[i]) || (bank != recorder->r && bank != recorder->f))
+        if (!item_word(operand, 1, word) || (bank != recorder->r && bank != recorder->f))
             return CNP_NONE;
-        return bank == recorder->r ? CNP_R : CNP_F;
+        return keep_lately(operand, bank == recorder->r ? CNP_R : CNP_F, *word);
     }
     if (PyLong_CheckExact(operand))
         return write_number(which, i, operand, record);
@@ -146,19 +172,19 @@ static bool is_source(PyObject *at)
 static PyObject *recorded_call(PyObject *self, PyObject *const *args, Py_ssize_t given, PyObject *names)
 {
     struct recorded which;
-    PyObject *slow = PyTuple_GetItem(self, 1), *at = NULL;
+    PyObject *at = NULL;
     memcpy(&which, PyBytes_AsString(PyTuple_GetItem(self, 0)), sizeof which);
     if (names && PyTuple_Size(names)) {
         if (PyTuple_Size(names) > 1 || PyUnicode_CompareWithASCIIString(PyTuple_GetItem(names, 0), "at"))
-            return call_slowly(slow, args, given, names);
+            return call_slowly(PyTuple_GetItem(self, 1), args, given, names);
         at = args[given] == Py_None ? NULL : args[given];
         if (at && !is_source(at))
-            return call_slowly(slow, args, given, names);
+            return call_slowly(PyTuple_GetItem(self, 1), args, given, names);
     }
     if (!record_operation(&which, args, given)) {
         if (PyErr_Occurred())
             return NULL;
-        return call_slowly(slow, args, given, names);
+        return call_slowly(PyTuple_GetItem(self, 1), args, given, names);
     }
     PyObject *position = PyLong_FromSize_t(cnp_count(which.recorder->program) - 1);
     if (position && at && PyDict_SetItem((PyObject *)which.recorder->sources, position, at) < 0) {
@@ -223,7 +249,7 @@ static size_t cnp_odd_blocks(const struct cnp_program *program, struct cnp_block
 {
     const uint32_t *offsets = cnp_offsets(program);
     size_t found = 0, count = cnp_count(program);
-    for (size_t i = 0; i < cnp_blocks(program); i++) {
+    for (size_t i = cnp_is_dense(program) ? count : 0; i < cnp_blocks(program); i++) {
         struct cnp_block block = cnp_block_at(program, i);
         if (i < count && block.end == offsets[i + 1])
             continue;

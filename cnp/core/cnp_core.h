@@ -250,6 +250,7 @@ int64_t cnp_cell_place(const struct cnp_program *program, uint32_t cell);     /*
 struct cnp_block { uint32_t start, end; int64_t op; };
 size_t cnp_blocks(const struct cnp_program *program);
 struct cnp_block cnp_block_at(const struct cnp_program *program, size_t number);
+int cnp_is_dense(const struct cnp_program *program); /* whether each hot block ends where the next operation begins */
 
 /* ---- bytecode
 

@@ -467,6 +467,8 @@ size_t cnp_blocks(const struct cnp_program *p)
     return p->settled ? p->count + p->cold.count + p->stubs.count + p->routines.count + p->veneers.count : 0;
 }
 
+int cnp_is_dense(const struct cnp_program *p) { return p->settled && p->fast; }
+
 struct cnp_block cnp_block_at(const struct cnp_program *p, size_t number)
 {
     uint32_t piece = (uint32_t)number, start = (uint32_t)(address_of(p, piece) - p->base);
