@@ -246,20 +246,26 @@ static inline wide wide_of(struct cnp_number number)
     return (wide)number.bits - (number.negative ? (wide)1 << 64 : 0);
 }
 
+/* Make a list longer, for `more` items behind those that it has. false: no memory. */
+static NOINLINE bool lengthen_list(struct cnp_library *library, struct list *list, size_t size, size_t more)
+{
+    size_t room = list->count + more + list->room / 2 + 8;
+    if (room > (size_t)-1 / size)
+        return false;
+    const struct cnp_allocator *a = &library->allocator;
+    void *data = a->resize(a->context, list->data, list->room * size, room * size);
+    if (!data)
+        return false;
+    list->data = data, list->room = room;
+    return true;
+}
+
 /* Room for `more` items behind those of a list; NULL: no memory. */
-static void *reserve(struct cnp_library *library, struct list *list, size_t size, size_t more)
+static inline void *reserve(struct cnp_library *library, struct list *list, size_t size, size_t more)
 {
     list->size = size;
-    if (UNLIKELY(list->room - list->count < more)) {
-        size_t room = list->count + more + list->room / 2 + 8;
-        if (room > (size_t)-1 / size)
-            return NULL;
-        const struct cnp_allocator *a = &library->allocator;
-        void *data = a->resize(a->context, list->data, list->room * size, room * size);
-        if (!data)
-            return NULL;
-        list->data = data, list->room = room;
-    }
+    if (UNLIKELY(list->room - list->count < more) && !lengthen_list(library, list, size, more))
+        return NULL;
     return (char *)list->data + list->count * size;
 }
 
