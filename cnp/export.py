@@ -24,7 +24,7 @@ from cnp.plan import STUBS
 from cnp.stencil import Accept, Block, Form, Leave, Operation, Stencil, What
 from cnp.target import Formula
 
-FORMAT = 2
+FORMAT = 3
 
 WORD = 1 << 64
 
@@ -76,7 +76,7 @@ class Collector:
         self.library, self.target = library, library.target
         n, u, t, r = NUMBER, UNSIGNED, TEXT, RANGE
         self.fields = Section("fields", "field", (
-            ("name", t), ("size", u), ("formula", u), ("bits", r), ("low", n), ("span", LIMIT), ("align", u),
+            ("name", t), ("size", u), ("formula", u), ("bits", r), ("low", n), ("span", LIMIT), ("align", LIMIT),
             ("carry", LIMIT), ("jump", FLAG)))  # fmt: skip
         self.bits = Section("bits", "part", (("from", u), ("width", u), ("to", u)))
         self.holes = Section("holes", "hole", (
@@ -84,7 +84,7 @@ class Collector:
         self.blocks = Section("blocks", "block", (("code", BYTES), ("tail", u), ("align", u), ("holes", r)))
         self.stencils = Section("stencils", "stencil", (("blocks", r), ("stack", u), ("instructions", u)))
         self.accepts = Section("accepts", "accept", (
-            ("kind", t), ("low", n), ("span", LIMIT), ("align", u), ("mask", u)))  # fmt: skip
+            ("kind", t), ("low", n), ("span", LIMIT), ("align", LIMIT), ("mask", u)))  # fmt: skip
         pair = (("first", u), ("second", u))
         self.same, self.differ = Section("same", "pair", pair), Section("differ", "pair", pair)
         self.forms = Section("forms", "form", (

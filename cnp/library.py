@@ -1,6 +1,6 @@
 """The stencil file: write it, check it, read operations out of it on first use.
 
-    0    magic        8 bytes  "CNPLIB2\n"
+    0    magic        8 bytes  "CNPLIB3\n"
     8    head length  u32      all integers little-endian, whatever the target
     12   digest       32 bytes SHA-256 of everything that follows
     44   head         JSON     facts, names of operations, state, imports, routines, constants (docs/file-format.md)
@@ -30,8 +30,8 @@ from cnp.stencil import Block, Constant, Import, Operand, Operation, StateField
 from cnp.tables import MOST_ALIGN, MOST_OPERANDS, TABLES, Names, Pairs, Tables, Writer
 from cnp.target import Target
 
-MAGIC = b"CNPLIB2\n"
-FORMAT = 2
+MAGIC = b"CNPLIB3\n"
+FORMAT = 3
 HEAD = struct.Struct("<8sI32s")
 
 ROUTINES = frozenset({"cnp_enter", "cnp.stub.exit", "cnp.stub.trap", "cnp.stub.unwind"})
@@ -64,13 +64,13 @@ class Built:
 
 def pack(built: Built) -> bytes:
     """The stencil file as bytes: the same for the same input. BuildError: a number is too large for its place
-    in it."""
+    in it, or no power of two where only these have one."""
     target = targets.get(built.facts["target"])
     writer = Writer(target)
     try:
         operations = [writer.operation(op) for op in built.operations]
         routines = [[name, writer.block(block)] for name, block in built.routines.items()]
-    except struct.error as error:
+    except (struct.error, ValueError) as error:
         message = f"the stencils do not fit a file of format {FORMAT}: {error}"
         raise BuildError(message, op="", line=0, target=target.name) from error
     constants = [[writer.place(item.data), len(item.data), item.align] for item in built.constants]
@@ -172,7 +172,7 @@ class Library:
     def _read(self, head: dict[str, Any], body: memoryview) -> None:
         """Take the facts apart and check what all operations share. KeyErrors and the like mean a head of
         another shape."""
-        self.target: Target = targets.get(str(head["target"]))
+        self.target: Target = targets.get(head["target"])
         if head["fields"] != list(self.target.fields):
             raise self._refuse(
                 "its instruction fields are not those of this version of cnp's target; rebuild it"

@@ -115,7 +115,7 @@ def load(path: str | Path, target: str = "host", features: Iterable[str] | None 
     wrong; OperandError: the target has no feature of that name.
     """
     file = Path(path)
-    wanted = targets.get(str(target))
+    wanted = targets.get(target)
     if file.suffix == ".c":
         return Vocabulary(source.of_file(file, wanted, features))
     if not file.suffix and not file.is_file():

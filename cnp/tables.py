@@ -3,7 +3,7 @@ when it is read.
 
     forms        16 bytes each: first of takes u32, near stencil u32, far stencil u32, ties u16, feature u16
     takes         2 bytes each: number of an accept; a run of them for each form
-    accepts      24 bytes each: low u64, high - low u64, mask u32, align u16, kind u8, low is negative u8
+    accepts      24 bytes each: low u64, high - low u64, mask u32, log2 of align u16, kind u8, low is negative u8
     stencils     14 bytes each: hot block u32, cold block u32, native stack u32, instructions u16
     blocks       16 bytes each: code offset u32, code length u32, first of runs u32, holes u16, tail u8, log2 of align u8
     runs          4 bytes each: number of a hole; a run of them for each block
@@ -42,7 +42,6 @@ NONE = 0xFFFF_FFFF
 WORD = 1 << 64
 MOST_OPERANDS = 6  #: of an operation
 MOST_ALIGN = 12  #: log2 of what code and constants may be aligned to
-SHARED_CODE = 8  #: bytes from which on code is looked for inside of other code
 
 Pairs = tuple[tuple[int, int], ...]
 Ties = tuple[Pairs, Pairs]  #: `same` and `differ` of a form
@@ -140,8 +139,12 @@ class Writer:
 
     def accept(self, accept: Accept) -> int:
         kind = self.kinds.setdefault(accept.kind, len(self.kinds))
-        low, span = accept.low % WORD, accept.high - accept.low
-        return self.accepts.add(low, span, accept.mask, accept.align, kind, accept.low < 0)
+        low, span, log2 = accept.low % WORD, accept.high - accept.low, accept.align.bit_length() - 1
+        if not 0 <= log2 < 64 or accept.align != 1 << log2:
+            raise ValueError(
+                f"an operand is a multiple of {accept.align}, which is no power of two below 2^64"
+            )
+        return self.accepts.add(low, span, accept.mask, log2, kind, accept.low < 0)
 
     def stencil(self, stencil: Stencil) -> int:
         hot, *cold = map(self.block, stencil.blocks)
@@ -159,11 +162,8 @@ class Writer:
     def place(self, data: bytes) -> int:
         """Offset of `data` in the code; equal data is stored once."""
         if data not in self._places:
-            start = self.code.find(data) if len(data) >= SHARED_CODE else -1
-            if start < 0:
-                start = len(self.code)
-                self.code += data
-            self._places[data] = start
+            self._places[data] = len(self.code)
+            self.code += data
         return self._places[data]
 
     def tables(self) -> list[bytes]:
@@ -244,13 +244,13 @@ class Tables:
     def _accept(self, number: int) -> Accept:
         known = self._accepts.get(number)
         if known is None:
-            low, span, mask, align, kind, negative = ACCEPT.unpack_from(
+            low, span, mask, log2, kind, negative = ACCEPT.unpack_from(
                 self._accept_rows, number * ACCEPT.size
             )
             low -= WORD if negative else 0
-            if align < 1 or low < -(WORD >> 1) or low + span >= WORD:
-                raise ValueError(f"an operand from {low} to {low + span}, a multiple of {align}")
-            known = self._accepts[number] = Accept(self._names.kinds[kind], low, low + span, align, mask)
+            if log2 > 63 or low < -(WORD >> 1) or low + span >= WORD:
+                raise ValueError(f"an operand from {low} to {low + span}, a multiple of 2^{log2}")
+            known = self._accepts[number] = Accept(self._names.kinds[kind], low, low + span, 1 << log2, mask)
         return known
 
     def stencil(self, number: int) -> tuple[Stencil, Asked]:

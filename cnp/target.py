@@ -186,7 +186,8 @@ class Target:
     order of the state. results: numbers of the two in which a stencil returns. register_fields, number_fields: rows of `fields` in which instructions hold the number of a
     register, and a short immediate or offset. guards: of some of these, (mask, value) of bits that the
     unit must have. short: intervals of immediates that are worth a form;
-    constants: beyond them, of those that are only loaded. register_classes:
+    constants: of those that are only loaded, (low, high, step): in each there is one way to load its multiples of `step`, a
+    power of two, so that negative ones, and those that are longer, are apart. register_classes:
     machine numbers that instructions encode alike, for ints and floats; none: all are alike. shorten: (block, near
     slots, slots at offset 0) -> the same code with short fields for the former and none for the latter, None where it
     has none; short_field: the row that they then are. frame_position: where the frame pointer stands among the integer parameters. convention: attribute of stencil functions in C; fastcc: the IR is
@@ -241,7 +242,7 @@ class Target:
     number_fields: tuple[str, ...] = ()
     guards: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     short: tuple[tuple[int, int], ...] = ()
-    constants: tuple[tuple[int, int], ...] = ()
+    constants: tuple[tuple[int, int, int], ...] = ()
     register_classes: tuple[tuple[tuple[int, ...], ...], ...] = ((), ())
     short_field: str = ""
     shorten: Callable[[Block, frozenset[int], frozenset[int]], Block | None] | None = None

@@ -20,7 +20,7 @@ from cnp.ebpf.translate import Job, Places, translated
 from cnp.errors import LabelError, OperandError, RangeError, StateError
 from cnp.library import Library
 from cnp.link import code_memory
-from cnp.operands import Slot
+from cnp.operands import Slot, r
 from cnp.records import Things
 from tests.core_programs import OUTSIDE, borders, forms, program
 from tests.ebpf_model import random_program
@@ -125,8 +125,29 @@ def by_position(record: bytes, places: dict[int, int]) -> bytes:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_operands_at_the_borders_of_forms_have_the_bytes_of_the_reference(target: str) -> None:
-    """As records whose jumps name positions: what a batch decides by tables."""
-    asm = borders(library(target), 5, 500)
+    chosen_alike(borders(library(target), 5, 500))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_constants_have_the_bytes_of_the_reference(target: str) -> None:
+    """Short ones that are shifted, what lies beside them, and their negatives: some forms take multiples only."""
+    short = (1, 31, 32, 0x7FFF, 0x8000, 0x9ABD, 0xFFFF)
+    numbers = {n << bits for n in short for bits in (0, 4, 12, 15, 16, 17, 31, 32, 33, 48)}
+    numbers |= {n + beside for n in numbers for beside in (-1, 1)}
+    asm = Assembler(library(target))
+    asm.function("main", frame=64)
+    for number in sorted(numbers | {-n for n in numbers}):
+        if -(1 << 63) <= number < 1 << 64:
+            asm.i64_move(r[1], number)
+        if -(1 << 31) <= number < 1 << 32:
+            asm.i32_move(r[2], number)
+    asm.ret(r[1])
+    chosen_alike(asm)
+
+
+def chosen_alike(asm: Assembler) -> None:
+    """The core chooses the same forms and gives the same bytes: as records whose jumps name positions, so that a batch
+    decides by tables."""
     program, batch = asm.program, emit.Batch(asm.library)
     things = Things(program)
     things.batch = batch

@@ -44,7 +44,8 @@ MODES = {
 
 class Case(NamedTuple):
     """text: an instruction with a placeholder for the number N: {n}, {neg} -N, {c32} 32 - N, {c64} 64 - N, {m32} N - 32,
-    {pow} 2^N, or a register of that number (`NAMES`). rows: name of a row, addend, offset of its unit; more than one if
+    {pow} 2^N, of multiples {s16} {s32} {s48} N >> 16, 32, 48 and {u20}
+    N >> 12 with 20 bits, or a register of that number (`NAMES`). rows: name of a row, addend, offset of its unit; more than one if
     the number is held twice. skip: numbers that the instruction cannot take for other reasons."""
 
     text: str
@@ -121,6 +122,11 @@ CASES: dict[str, list[Case]] = {
         case("cmn x1, #{neg}", "imm12_neg"),
         case("mov x1, #{n}", "mov16"),
         case("mov x1, #{n}", "mov16_neg+1"),
+        case("movz x1, #{s16}, lsl #16", "mov16_16"),
+        case("movz x1, #{s32}, lsl #32", "mov16_32"),
+        case("mov x1, #{n}", "mov16_16", skip=(0,)),  # which has no shift
+        case("mov x1, #{n}", "mov16_32", skip=(0,)),
+        case("mov x1, #{n}", "mov16_48", skip=(0, -0x8001 << 48)),  # modulo 2^64
         case("lsr x1, x2, #{n}", "immr6"),
         case("asr x1, x2, #{n}", "immr6"),
         case("lsl x1, x2, #{n}", "immr6_neg imms6_neg-63"),
@@ -160,6 +166,9 @@ CASES: dict[str, list[Case]] = {
         case("c.andi x9, {n}", "c_imm"),
         case("c.addiw x10, {n}", "c_imm"),
         case("c.li x10, {neg}", "c_imm_neg"),
+        case("li x10, {n}", "lui", skip=(0,)),  # which is an addi
+        case("lui x10, {s16}", "lui_16"),
+        case("c.lui x10, {u20}", "c_lui", skip=(0,)),
         case("c.slli x10, {n}", "c_shamt", skip=(0,)),  # no shift by 0: those are hints
         case("c.srai x9, {n}", "c_shamt", skip=(0,)),
         case("c.srli x9, {c64}", "c_shamt_neg-64", skip=(64,)),
@@ -186,6 +195,9 @@ CASES: dict[str, list[Case]] = {
         case("andi. 3, 4, {n}", "uimm16"),
         case("cmpldi 3, {n}", "uimm16"),
         case("addi 3, 4, {neg}", "disp16_neg"),
+        case("lis 3, {s16}", "li_16", skip=(-0x8001 << 16,)),  # lis takes 17 bits
+        case("lis 3, {s32}", "li_32", skip=(-0x8001 << 32,)),
+        case("lis 3, {s48}", "li_48", skip=(-0x8001 << 48,)),
         case("rldicl 3, 4, {n}, 0", "sh6"),
         case("sradi 3, 4, {n}", "sh6"),
         case("sldi 3, 4, {n}", "sh6 mb6_neg-63"),
@@ -210,6 +222,9 @@ CASES: dict[str, list[Case]] = {
         case("ld $3, {n}($4)", "simm16"),
         case("ori $3, $4, {n}", "uimm16"),
         case("daddiu $3, $4, {neg}", "simm16_neg"),
+        case("lui $3, {s16}", "li_16"),
+        case("lui $3, {s32}", "li_32"),
+        case("lui $3, {s48}", "li_48"),
         case("dsll $3, $4, {n}", "sa5"),
         case("sra $3, $4, {n}", "sa5"),
         case("dsrl32 $3, $4, {m32}", "sa5-32"),
@@ -258,9 +273,11 @@ def outside(target: Target, item: Case) -> list[int]:
 
 
 def written(name: str, item: Case, number: int) -> str:
-    """The text for one number; "" if there is no such register."""
+    """The text for one number; "" if there is no such register, or nothing to be shifted."""
     values = {"n": number, "neg": -number, "c32": 32 - number, "c64": 64 - number, "m32": number - 32}
-    values["pow"] = 1 << number if number >= 0 else 0
+    values |= {f"s{bits}": number >> bits for bits in (16, 32, 48) if number % (1 << bits) == 0}
+    values |= {"u20": (number >> 12) + (1 << 20 if number < 0 else 0)} if number % (1 << 12) == 0 else {}
+    values["pow"] = 1 << number if 0 <= number < 64 else 0
     names = {bank: known[number] for bank, known in NAMES[name].items() if 0 <= number < len(known)}
     try:
         text = item.text.format(**values, **names)

@@ -237,7 +237,8 @@ def test_a_wrong_part_is_refused_when_it_is_asked_for(change: Callable[[dict[str
         pytest.param("forms", 14, 2, 9999, id="form: feature"),
         pytest.param("takes", 0, 2, ROWS["accepts"], id="take: accept"),
         pytest.param("accepts", 0, 16, 1 | ((1 << 64) - 1) << 64, id="accept: range"),
-        pytest.param("accepts", 20, 2, 0, id="accept: align 0"),
+        pytest.param("accepts", 20, 2, 64, id="accept: align 2^64"),
+        pytest.param("accepts", 20, 2, 0xFFFF, id="accept: align 2^65535"),
         pytest.param("accepts", 22, 1, 255, id="accept: kind"),
         pytest.param("stencils", 0, 4, ROWS["blocks"], id="stencil: hot block"),
         pytest.param("stencils", 0, 4, NONE, id="stencil: no block"),
@@ -345,8 +346,16 @@ def test_equal_things_are_stored_once() -> None:
 def test_what_does_not_fit_a_row() -> None:
     block = Block(bytes(300), (), 300)
     op = Operation("long_tail", 0, (), (Form((), Stencil((block,)), None),), 1)
-    with pytest.raises(BuildError, match="format 2") as caught:
+    with pytest.raises(BuildError, match="format 3") as caught:
         pack(built(op))
+    assert caught.value.target == "x86_64"
+
+
+@pytest.mark.parametrize("align", [0, 3, 12, -4, 1 << 70])
+def test_what_is_no_power_of_two(align: int) -> None:
+    odd = form(0, Accept("i64", 0, 96, align))
+    with pytest.raises(BuildError, match=f"a multiple of {align}") as caught:
+        pack(built(Operation("odd", 0, (Operand("imm", "i64", "a"),), (odd,), 1)))
     assert caught.value.target == "x86_64"
 
 

@@ -118,7 +118,7 @@ def test_mistakes_that_the_code_shows(name: str, target: str) -> None:
     ("then", "says"),
     [
         ("*d = s->r3; return NEXT;", "a look at the state depends on a feature of the processor"),
-        ("*d = a; return a ? NEXT : TRAP(7);", "a path ends in no tail jump"),
+        ("*d = a; return a ? NEXT : TRAP(7);", "an answer depends on a feature of the processor"),
     ],
 )
 def test_what_only_some_processors_do(then: str, says: str) -> None:

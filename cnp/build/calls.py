@@ -25,9 +25,8 @@ BY_ADDRESS = ""  #: what an indirect call calls, in a call graph
 RARE = ("CNP_EXIT", "CNP_UNWIND", "CNP_TABLE", "CNP_RETURN", "CNP_TRAP")
 ANSWER = re.compile(r"\bcall void @(CNP_[A-Z]+)_of_(\w+)\(")
 ASKED = re.compile(r"^define [^\n]*@cnp_answers_(\w+)\([^\n]*\n(.*?)^}", re.MULTILINE | re.DOTALL)
-UNFORESEEN = (
-    "cnp.unforeseen"  #: begins the symbols that are left where a stencil does what was found impossible here
-)
+#: Begins the symbols that are left where a stencil does what was found impossible here.
+UNFORESEEN = "cnp.unforeseen"
 STATE = re.compile(r"%0\b")  #: the parameter of a question that is the state
 
 

@@ -164,6 +164,9 @@ class Learner:
     def numbers(self, pick: Pick) -> list[int]:
         """A few numbers of an interval that are not special."""
         low, high = pick.low, pick.high
+        if pick.step > 1:  # of even multiples a compiler may make odd ones of the next power of two
+            least, count = low // pick.step, (high - low) // pick.step
+            return [(least + count * part // 7 | 1) * pick.step for part in (3, 1, 5, 6)]
         if high - low < SMALL:
             return [*list(range(low + 5, high, 6))[:3], low, high]
         if low > 0 or high < -1:
@@ -310,7 +313,8 @@ class Learner:
         question.learned.add(base)
         template = self.fields.template(question, base, self.registers)
         if template is None:
-            if base == question.base and "n" in question.banks:
+            stepped = any(pick.step > 1 for pick in question.shape.picks)
+            if base == question.base and "n" in question.banks and not stepped:
                 self.begin(opaque(question.shape))
             return base != question.base
         self.widen(question, template)

@@ -33,13 +33,14 @@ MOST_MIXED = 3  #: value operands of which registers and slots come in all mixtu
 
 class Pick(NamedTuple):
     """One way to give an operand. kind: slot, r, f, imm, number, or the operand's own kind; ctype: of an immediate;
-    low … high: what the type allows. fixed: exactly this number. folded: as an address. taken: the kind
-    of `Accept`, if it is not the type."""
+    low … high: what the type allows, a multiple of step. fixed: exactly this number. folded: as an address. taken:
+    the kind of `Accept`, if it is not the type."""
 
     kind: str
     ctype: str = ""
     low: int = 0
     high: int = (1 << 64) - 1
+    step: int = 1
     fixed: int | None = None
     folded: bool = False
     wide: bool = False
@@ -56,7 +57,7 @@ class Pick(NamedTuple):
         kind = self.taken or kind
         if self.kind in ("r", "f"):
             return Accept(kind, 0, 0)
-        return Accept(kind, self.low, self.high)
+        return Accept(kind, self.low, self.high, self.step)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,18 +203,6 @@ def picks(item: Declaration, operand: Operand, target: Target, banks: Registers)
         yield Pick(operand.kind)
 
 
-def constants(target: Target) -> Iterator[tuple[int, int]]:
-    """Intervals of numbers that nothing is computed with: in each there is one way to load them, so that negative ones, and
-    those that are longer, are apart."""
-    least, most = 0, -1
-    for bottom, top in (*target.short, *target.constants):
-        if bottom < least:
-            yield bottom, min(top, least - 1)
-        if top > most:
-            yield max(bottom, most + 1), top
-        least, most = min(least, bottom), max(most, top)
-
-
 def immediates(ctype: str, used: str, target: Target, learns: bool, alone: bool) -> Iterator[Pick]:
     """The ways to give an immediate of a declared type to a parameter of type `used`. alone: it is all that comes in."""
     if NUMBER.fullmatch(ctype):
@@ -232,19 +221,27 @@ def immediates(ctype: str, used: str, target: Target, learns: bool, alone: bool)
         for bottom in range(0, high + 1, 32):
             yield Pick("number", plain, bottom, min(high, bottom + 31))
     elif learns and plain[0] in "iu" and int(plain[1:]) >= 16:
-        bits = int(plain[1:])
-        least = (
-            low if plain[0] == "i" or bits not in (32, 64) else -(1 << 31)
-        )  # two's complement of whole words
-        intervals = constants(target) if alone else target.short
-        for bottom, top in target.short[:1] if ctype == "disp" and target.wide else intervals:
-            if max(bottom, least) < min(top, high):
-                yield Pick("number", "i64" if bits > 32 else "i32", max(bottom, least), min(top, high))
+        short = [(*interval, 1) for interval in target.short]
+        intervals = short[:1] if ctype == "disp" and target.wide else target.constants if alone else short
+        for interval in intervals:
+            yield from numbers(plain, used, *interval)
     if target.folds and plain in FOLDING:
         yield Pick("imm", plain, low, high, folded=True)
     # an unsigned word for a wider operand: a negative number is no two's complement of it
     half = plain == "u32" and used in ("i64", "u64", "disp")
     yield Pick("imm", plain, low, high, taken="i64" if half else "")
+
+
+def numbers(ctype: str, used: str, bottom: int, top: int, step: int) -> Iterator[Pick]:
+    """The multiples of `step` in an interval that are of an immediate type, for a parameter of type `used`."""
+    low, high = limits(ctype)
+    bits = int(ctype[1:])
+    least = low if ctype[0] == "i" or bits not in (32, 64) else -(1 << bits - 1)  # two's complement of words
+    first, last = -(-max(bottom, least) // step) * step, min(top, high) // step * step
+    # steps up to the whole word: a negative number is two's complement of one
+    taken = "u32" if step > 1 and last >> 31 == 1 and ctype == used == "u32" else ""
+    if first < last:
+        yield Pick("number", "i64" if bits > 32 else "i32", first, last, step, taken=taken)
 
 
 def float_bits(ctype: str, value: int) -> int:

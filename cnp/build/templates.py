@@ -83,11 +83,7 @@ class Fields:
         good = [
             values
             for values in near_by
-            if (
-                values == base
-                if values[group] == base[group]
-                else exchanged(question.banks, base, group, values[group]) == values
-            )
+            if exchanged(question.banks, base, group, values[group]) == values
             and self.reproduces(template, question, values, registers)
         ]
         if bank != "n":
@@ -286,7 +282,7 @@ def believed(question: Question, base: Values, group: int, good: set[int], pick:
     start = base[group]
     above = [value for value in tried - good if value > start]
     below = [value for value in tried - good if value < start]
-    if pick.high - pick.low < SMALL:  # all that lies between was tried
+    if pick.high - pick.low < SMALL and not pick.low < 0 <= pick.high:  # tried from end to end
         return pick.low + (pick.low in below), pick.high - (pick.high in above)
     high = (
         pick.high if not above else -1 if start < 0 <= min(above) else max(v for v in good if v < min(above))

@@ -5,7 +5,8 @@ with its hole values and tail-calls what the body says. Scalar replacement leave
 jump. What the target's prelude must define, with `i` the number of the operand as a literal:
 
     CNP_IMM64(i) u64 · CNP_IMM32S(i) i64 · CNP_IMM32U(i) u32     the value of an immediate, any value
-    CNP_IMM31(i) u64                                             optional: one that both of these would give
+    CNP_IMM31_IS_SIGNED                                          optional: where both would give it, by CNP_IMM32S
+    CNP_SHIFTS                                                   optional: multiples of 2^32 are short numbers, shifted
     CNP_ADDRESS(i) u64                                           the address of a cell, table or symbol
     CNP_SLOT(i), CNP_SLOT_WIDE(i) char *                         the address of a slot: the short and the long way
     CNP_LESS(a, b) u64                                           optional: a - b in one instruction, b a number in it
@@ -23,6 +24,7 @@ from typing import NamedTuple
 from cnp.build import supers
 from cnp.build.calls import UNFORESEEN, Helpers
 from cnp.build.discover import INTEGERS, MOST_OPERANDS, SCALARS, Source
+from cnp.build.routines import routines
 from cnp.build.shapes import MOST_MIXED, REGISTER, TRY, VALUES, Shape, layout
 from cnp.target import Target
 
@@ -53,8 +55,19 @@ COMMON = r"""
 #ifndef CNP_TAIL_INDIRECT
 #define CNP_TAIL_INDIRECT(to, ...) do { CNP_CLOSE __attribute__((musttail)) return ((cnp_code *)(to))(__VA_ARGS__); } while (0)
 #endif
-#ifndef CNP_IMM31
+/* A value of 31 bits, to which the signed and the unsigned way would give the same. */
+#ifdef CNP_IMM31_IS_SIGNED
+#define CNP_IMM31(i) ({ u64 cnp_v = (u64)CNP_IMM32S(i); __builtin_assume(cnp_v <= 0x7fffffff); cnp_v; })
+#else
 #define CNP_IMM31(i) CNP_IMM32U(i)
+#endif
+/* A number whose lowest bits are 0. Where CNP_SHIFTS is defined the compiler does not see which one is shifted: it would
+ * make what is done to it depend on how many of the highest bits are 0 or equal. */
+#ifdef CNP_SHIFTS
+#define CNP_STEPPED(number, bits) ((bits) >= 32 && (i16)((number) >> (bits)) == (number) >> (bits) \
+    ? ({ i64 cnp_n = (number) >> (bits); __asm__("" : "+r"(cnp_n)); (u64)cnp_n << (bits); }) : (u64)(number))
+#else
+#define CNP_STEPPED(number, bits) (number)
 #endif
 /* Immediate floats, unless the target knows better. */
 #ifndef CNP_FLOAT64
@@ -290,9 +303,13 @@ class Stencil:
         """C text of an immediate, converted to the type of the operand. folded: as an address that LLVM may fold into an
         instruction; which values that leaves is read off the object."""
         pick, ctype = self.picks[number], self.operands[number].ctype
-        if pick.kind == "number" or pick.fixed is not None:
-            value = self.sample.value(number) if pick.kind == "number" else pick.fixed
-            return f"({ctype}){value}ll"
+        if pick.fixed is not None:
+            return f"({ctype}){pick.fixed}ll"
+        if pick.kind == "number":
+            text = literal(self.sample.value(number))
+            if pick.step > 1:
+                text = f"CNP_STEPPED({text}, {pick.step.bit_length() - 1})"
+            return f"({ctype}){text}"
         kind = pick.ctype
         if pick.folded:
             whole = kind in ("i32", "u31") and ctype in ("i64", "u64", "disp")
@@ -437,9 +454,10 @@ class Body(Stencil):
         }
         lines += [f"case {kind}: {way}" for kind, way in ways.items() if kind in self.rare]
         trap = f"CNP_HEADER(cnp_frame)->code = (u32)CNP_PAYLOAD(cnp_next); {close} {self.leave('trap')}"
-        lines.append(
-            f"default: {trap if 'CNP_TRAP' in self.rare else 'cnp_no_answer(); __builtin_unreachable();'}"
+        unforeseen = (
+            f"cnp_no_answer(); {self.tail('cnp_to_next', give)}"  # goes on somehow: it is refused by the call
         )
+        lines.append(f"default: {trap if 'CNP_TRAP' in self.rare else unforeseen}")
         return "\n        ".join(lines)
 
     def indirect(self, give: list[str]) -> str:
@@ -516,6 +534,11 @@ def live(word: Word) -> str:
     return f"(S.cnp_dead.{word.field} ? 0 : {word.name})" if word.field else word.name
 
 
+def literal(value: int) -> str:
+    """C text of a number of 64 bits, signed or not."""
+    return f"{value - (value >> 63 << 64) if value > 0 else value}ll"
+
+
 def value_of(source: Source) -> str:
     """C text of the result as a word."""
     ctype = next((ctype for ctype, name in source.state if name == source.result), "")
@@ -547,49 +570,3 @@ CNP_INLINE cnp_word cnp_call(cnp_state *s, cnp_func function, void *base) {
     return result;
 }
 """
-
-
-def routines() -> str:
-    """What every image shares: the way in, the ways out with their stubs."""
-    ways = "\n".join(
-        f"""
-CNP_CC CNP_HIDDEN __attribute__((noinline)) cnp_word cnp_leave_{name}(CNP_TAKE) {{
-    CNP_OPEN_ALL CNP_SAVE_STATE
-    cnp_header *header = CNP_HEADER(cnp_frame);
-    {leave}
-    return (cnp_word){{ 0, (u64)cnp_frame }};
-}}
-CNP_CC __attribute__((used)) cnp_word cnp_stub_{name}(CNP_TAKE) __asm__("cnp.stub.{name}");
-CNP_CC cnp_word cnp_stub_{name}(CNP_TAKE) {{
-    CNP_HEADER(cnp_frame)->op = CNP_IMM32U(position);
-    CNP_TAIL_UNCHANGED(cnp_leave_{name});
-}}"""
-        for name, leave in LEAVES.items()
-    )
-    return (
-        ways
-        + """
-CNP_CC CNP_HIDDEN __attribute__((noinline)) cnp_word cnp_leave_return(CNP_TAKE) {
-    CNP_OPEN_ALL CNP_SAVE_STATE
-    return (cnp_word){ (u64)cnp_frame, CNP_VALUE };
-}
-void cnp_enter(char *cnp_frame, cnp_code *code) {
-    cnp_state S; CNP_PADS CNP_FORGET CNP_LOAD_STATE
-    cnp_word result = code(CNP_GIVE);
-    cnp_context *context = CNP_HEADER(cnp_frame)->context;
-    if (!result.frame) return;
-    context->kind = 0;
-    context->value = result.value;
-}
-"""
-    )
-
-
-LEAVES = {
-    "exit": "header->inner = 0; header->code = 0; cnp_context *context = header->context;"
-    " context->kind = 1; context->frame = context->outermost = cnp_frame;",
-    "trap": "header->inner = 0; cnp_context *context = header->context;"
-    " context->kind = 2; context->frame = context->outermost = cnp_frame;",
-    "unwind": "header->code = 0; cnp_context *context = header->context;"
-    " header->inner = context->outermost; context->outermost = cnp_frame;",
-}

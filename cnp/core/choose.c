@@ -5,7 +5,7 @@
 
 static inline bool within(const struct accept *accept, wide value)
 {
-    return value >= accept->low && value <= accept->high && (accept->align == 1 || value % accept->align == 0);
+    return value >= accept->low && value <= accept->high && !((uint64_t)value & accept->rest);
 }
 
 /* Whether a form takes an operand of this kind at all. */
@@ -143,12 +143,6 @@ static void values_of(unsigned kind, uint32_t low, uint32_t high, wide *first, w
 
 enum fit { FITS_NOT, FITS, FITS_SOME };
 
-/* The bits of a slot that have to be 0. Slots of other alignments are left to the list. */
-static uint32_t low_of(const struct accept *accept)
-{
-    return accept->align & (accept->align - 1) ? NONE : accept->align - 1u;
-}
-
 /* Whether a form takes all values of an interval that lies on one side of 0, none, or some. low_bits: those of slots are 0. */
 static enum fit fit_of(const struct accept *accept, unsigned kind, wide first, wide last, uint32_t low_bits)
 {
@@ -160,9 +154,9 @@ static enum fit fit_of(const struct accept *accept, unsigned kind, wide first, w
         return fits == 0 ? FITS_NOT : fits == count && last < 32 ? FITS : FITS_SOME;
     }
     struct accept every = *accept;
-    if (kind == CNP_SLOT && !(low_of(accept) & ~low_bits))
-        every.align = 1; /* none that comes here has other ones */
-    if (every.align != 1)
+    if (kind == CNP_SLOT && !(accept->rest & ~(uint64_t)low_bits))
+        every.rest = 0; /* none that comes here has other ones */
+    if (every.rest)
         return FITS_SOME;
     bool low = take(&every, kind, first, &a), high = take(&every, kind, last, &b);
     if (accept->kind == CNP_TAKES_SYMBOL)
@@ -214,8 +208,7 @@ static uint32_t low_bits(const struct operation *op, const struct shape *shape, 
 {
     uint32_t bits = 0;
     for (unsigned c = 0; c < shape->choices; c++) {
-        uint32_t low = low_of(&op->forms[shape->choice[c].form].accepts[operand]);
-        bits |= low == NONE ? 0 : low;
+        bits |= (uint32_t)op->forms[shape->choice[c].form].accepts[operand].rest;
     }
     return bits;
 }

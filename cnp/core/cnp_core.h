@@ -105,7 +105,7 @@ struct cnp_evidence {
     size_t index;
     uint32_t op, operand, block, hole, field, what, what_index;
     struct cnp_number value, low, high;
-    uint32_t align;
+    uint64_t align;
     const char *table; /* of a bad row */
     size_t row;
 };
@@ -127,13 +127,12 @@ enum cnp_what {
     CNP_WHAT_IMPORT, CNP_WHAT_ROUTINE, CNP_WHAT_POSITION
 };
 
-/* How a value gets into an instruction: docs/export.md. The value lies in low … high and is a multiple of align; then
+/* How a value gets into an instruction: docs/export.md. The value lies in low … high and is a multiple of align, a power of two; then
    carry is added and each part moves `width` bits from bit `from` of the sum to bit `to` of a unit of `size` bytes. */
 struct cnp_part { uint8_t from, width, to; };
 struct cnp_field {
     int64_t low;
-    uint64_t high, carry;
-    uint32_t align;
+    uint64_t high, carry, align;
     uint8_t size, formula, jump, parts;
     struct cnp_part part[8];
 };

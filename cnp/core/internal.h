@@ -49,8 +49,8 @@ struct block {
 
 struct accept {
     wide low, high;
+    uint64_t rest; /* the bits that are 0 in all values */
     uint32_t mask;
-    uint16_t align;
     uint8_t kind;
 };
 

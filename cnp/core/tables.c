@@ -237,7 +237,7 @@ static bool is_straight(const struct cnp_field *field)
 /* The intervals of its values within those of the field: they were checked when the form was chosen. */
 static bool always_fits(const struct accept *accept, const struct cnp_field *field)
 {
-    return accept->low >= field->low && accept->high <= (wide)field->high && accept->align % field->align == 0;
+    return accept->low >= field->low && accept->high <= (wide)field->high && !((field->align - 1) & ~accept->rest);
 }
 
 /* Whether an operand may be a number that does not fit a word of a record. */
@@ -402,9 +402,11 @@ static int read_accept(const struct cnp_library *library, uint32_t number, struc
         return CNP_BAD_TABLES;
     accept->low = (wide)get64(data) - (data[23] ? (wide)1 << 64 : 0);
     accept->high = accept->low + get64(data + 8);
-    accept->mask = get32(data + 16), accept->align = get16(data + 20);
+    accept->mask = get32(data + 16);
     accept->kind = library->tables.kinds[data[22]];
-    bool fine = accept->align && accept->low >= -((wide)1 << 63) && accept->high < (wide)1 << 64;
+    unsigned log2 = get16(data + 20);
+    accept->rest = ((uint64_t)1 << (log2 & 63)) - 1;
+    bool fine = log2 < 64 && accept->low >= -((wide)1 << 63) && accept->high < (wide)1 << 64;
     return fine ? CNP_OK : CNP_BAD_TABLES;
 }
 
@@ -498,7 +500,8 @@ static bool fields_are_fine(const struct cnp_tables *t)
 {
     for (uint32_t i = 0; i < t->fields_count; i++) {
         const struct cnp_field *f = &t->fields[i];
-        if (f->size < 1 || f->size > 8 || f->formula > CNP_NEGATED || f->parts > 8 || !f->align)
+        if (f->size < 1 || f->size > 8 || f->formula > CNP_NEGATED || f->parts > 8 || !f->align ||
+            f->align & (f->align - 1))
             return false;
         for (unsigned k = 0; k < f->parts; k++)
             if (!f->part[k].width || f->part[k].from + f->part[k].width > 64 || f->part[k].to + f->part[k].width > 8 * f->size)

@@ -21,7 +21,10 @@ TARGETS = {
 
 
 def get(name: str) -> Target:
-    """The target called `name`: its own name, `host`, or a usual spelling such as `amd64` or `arm64`."""
+    """The target called `name`: its own name, `host`, or a usual spelling such as `amd64` or `arm64`. ToolError: there is
+    none, or `name` is no text."""
+    if not isinstance(name, str):
+        raise no_target(name)
     wanted = host_name() if name == "host" else name.lower()
     if wanted in TARGETS:
         target: Target = import_module(f"cnp.targets.{TARGETS[wanted]}").TARGET
@@ -30,7 +33,12 @@ def get(name: str) -> Target:
         target = import_module(f"cnp.targets.{TARGETS[known]}").TARGET
         if wanted in target.aliases:
             return target
-    raise ToolError(f"no target {name!r}; there are host, {', '.join(TARGETS)}", tool=name)
+    raise no_target(name)
+
+
+def no_target(name: object) -> ToolError:
+    """The error for what no target is called."""
+    return ToolError(f"no target {name!r}; there are host, {', '.join(TARGETS)}", tool=str(name))
 
 
 def host_name() -> str:

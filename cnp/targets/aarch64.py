@@ -86,6 +86,10 @@ FIELDS = {
     # movz; movn, which holds the complement: ~v = -(v + 1)
     "mov16": Field(4, ABSOLUTE, ((0, 16, 5),), 0, 0xFFFF),
     "mov16_neg": Field(4, NEGATED, ((0, 16, 5),), 0, 0xFFFF),
+    # movz, lsl 16, 32, 48
+    "mov16_16": Field(4, ABSOLUTE, ((16, 16, 5),), 0, 0xFFFF << 16, 1 << 16),
+    "mov16_32": Field(4, ABSOLUTE, ((32, 16, 5),), 0, 0xFFFF << 32, 1 << 32),
+    "mov16_48": Field(4, ABSOLUTE, ((48, 16, 5),), align=1 << 48),
     # ubfm, sbfm: immr, imms; extr: imms                   0b1_10_100110_1_rrrrrr_ssssss_00000_00000
     #     lsl  n: immr = -n modulo the width, imms = width - 1 - n        ror n: imms = n
     #     lsr and asr n: immr = n, imms = width - 1                       rol n: imms = width - n
@@ -104,7 +108,14 @@ FIELDS = {
 REGISTER_FIELDS = ("rd", "rn", "rm", "ra")
 NUMBER_FIELDS = (
     "immr5", "immr5_neg", "imms5", "imms5_neg", "immr6", "immr6_neg", "imms6", "imms6_neg", "imm9", "imm12",
-    "imm12_neg", "off2", "off4", "off8", "off16", "mov16", "mov16_neg",
+    "imm12_neg", "off2", "off4", "off8", "off16", "mov16", "mov16_neg", "mov16_16", "mov16_32", "mov16_48",
+)  # fmt: skip
+
+#: See `Target.constants`.
+CONSTANTS = (
+    (0, 0xFFFF, 1), (-0x10000, -1, 1),  # movz, movn
+    (1 << 16, 0xFFFF << 16, 1 << 16), (1 << 32, 0xFFFF << 32, 1 << 32),  # movz, lsl
+    (1 << 48, 0xFFFF << 48, 1 << 48), (-(1 << 63), -(1 << 48), 1 << 48),
 )  # fmt: skip
 
 RELOCATIONS = {
@@ -263,7 +274,7 @@ TARGET = Target(
     register_fields=REGISTER_FIELDS,
     number_fields=NUMBER_FIELDS,
     short=((0, 4095), (-4095, -1)),
-    constants=((0, 0xFFFF), (-0x10000, -1)),  # movz, movn
+    constants=CONSTANTS,
     qemu="aarch64",
     emulated="max",
     features=(

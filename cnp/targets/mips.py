@@ -75,6 +75,10 @@ FIELDS = {
     # Numbers: of ori, xori, andi; of daddiu for the subtraction of one
     "uimm16": Field(4, ABSOLUTE, I_TYPE, 0, 0xFFFF),
     "simm16_neg": Field(4, NEGATED, I_TYPE, -(1 << 15), (1 << 15) - 1),
+    # Numbers: of lui; of daddiu and ori with a shift to the left by 16, 32, 48
+    "li_16": Field(4, ABSOLUTE, ((16, 16, 0),), -(1 << 31), 0xFFFF << 16, 1 << 16),
+    "li_32": Field(4, ABSOLUTE, ((32, 16, 0),), -(1 << 47), 0xFFFF << 32, 1 << 32),
+    "li_48": Field(4, ABSOLUTE, ((48, 16, 0),), align=1 << 48),
     # Shift amounts; dsll32 and its like hold the amount - 32. A rotation to the left is one to the right by the rest.
     "sa5": Field(4, ABSOLUTE, SA, 0, 31),
     "sa5_neg": Field(4, NEGATED, SA, 0, 31),
@@ -85,7 +89,15 @@ FIELDS = {
 #: Rows whose value is the number of a register, and rows that hold a short immediate or offset (see `Target`), narrow
 #: ones first: a wide row also writes what a narrow field holds, and takes more.
 REGISTER_FIELDS = ("rs", "rt", "rd", "fd")
-NUMBER_FIELDS = ("sa5", "sa5_neg", "msbd5_neg", "simm16", "simm16_neg", "uimm16")
+NUMBER_FIELDS = ("sa5", "sa5_neg", "msbd5_neg", "simm16", "simm16_neg", "uimm16", "li_16", "li_32", "li_48")
+
+#: See `Target.constants`.
+CONSTANTS = (
+    (-(1 << 15), (1 << 15) - 1, 1), (1 << 15, 0xFFFF, 1),  # daddiu, ori
+    (-(1 << 31), 0x7FFF << 16, 1 << 16), (1 << 31, 0xFFFF << 16, 1 << 16),  # lui; ori, dsll
+    (-(1 << 47), 0x7FFF << 32, 1 << 32), (1 << 47, 0xFFFF << 32, 1 << 32),  # daddiu, dsll; ori, dsll
+    (1 << 48, 0xFFFF << 48, 1 << 48), (-(1 << 63), -(1 << 48), 1 << 48),  # daddiu, dsll
+)  # fmt: skip
 
 RELOCATIONS: dict[int, tuple[Piece, ...]] = {
     4: (Piece("jump26"),),  # R_MIPS_26
@@ -109,7 +121,8 @@ PRELUDE = r"""
     __asm__("lui %0, %%hi(cnp." #i ")\n\taddiu %0, %0, %%lo(cnp." #i ")" : "=r"(cnp_v)); cnp_v; })
 #define CNP_IMM32S(i) CNP_PAIR(i64, i)
 #define CNP_IMM32U(i) CNP_PAIR(u32, i)
-#define CNP_IMM31(i) ({ u64 cnp_v = (u64)CNP_IMM32S(i); __builtin_assume(cnp_v <= 0x7fffffff); cnp_v; })
+#define CNP_IMM31_IS_SIGNED
+#define CNP_SHIFTS
 #define CNP_FOLD(i) ({ i64 cnp_v; __asm__("daddiu %0, $zero, %%lo(cnp." #i ")" : "=r"(cnp_v)); cnp_v; })
 #define CNP_ADDRESS(i) CNP_IMM64(i)
 #define CNP_SLOT(i) ({ char *cnp_v; __asm__("daddiu %0, %1, %%lo(cnp." #i ")" : "=r"(cnp_v) : "r"(cnp_frame)); cnp_v; })
@@ -262,6 +275,7 @@ def make(byteorder: str) -> Target:
         register_fields=REGISTER_FIELDS,
         number_fields=NUMBER_FIELDS,
         short=((-(1 << 15), (1 << 15) - 1), (0, 0xFFFF)),
+        constants=CONSTANTS,
         lld=("-m", "elf64ltsmip" if ending else "elf64btsmip"),
         qemu=name,
         folds=True,

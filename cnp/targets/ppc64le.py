@@ -83,6 +83,10 @@ FIELDS = {
     # Numbers: of ori, xori, andi., cmpldi; of addi for the subtraction of one
     "uimm16": Field(2, ABSOLUTE, D16, 0, 0xFFFF),
     "disp16_neg": Field(2, NEGATED, D16, *SIGNED16),
+    # Numbers: of lis; of li with a shift to the left by 16, 32, 48
+    "li_16": Field(2, ABSOLUTE, ((16, 16, 0),), SIGNED32[0], 0xFFFF << 16, 1 << 16),
+    "li_32": Field(2, ABSOLUTE, ((32, 16, 0),), SIGNED16[0] << 32, 0xFFFF << 32, 1 << 32),
+    "li_48": Field(2, ABSOLUTE, ((48, 16, 0),), align=1 << 48),
     # Shifts are rotations by a mask, whose two ends are named from the top:
     #     sldi n: SH = n, ME = 63 - n     srdi n: SH = -n modulo 64, MB = n     sradi n, rotldi n: SH = n
     #     slwi n: SH = n, ME = 31 - n     srwi n: SH = -n modulo 32, MB = n     srawi n, rotlwi n: SH = n
@@ -103,7 +107,15 @@ FIELDS = {
 REGISTER_FIELDS = ("rt", "ra", "rb", "rc")
 NUMBER_FIELDS = (
     "sh5", "sh5_neg", "mb5", "mb5_neg", "me5", "me5_neg", "sh6", "sh6_neg", "mb6", "mb6_neg",
-    "disp16ds", "disp16", "disp16_neg", "uimm16",
+    "disp16ds", "disp16", "disp16_neg", "uimm16", "li_16", "li_32", "li_48",
+)  # fmt: skip
+
+#: See `Target.constants`.
+CONSTANTS = (
+    (*SIGNED16, 1), (1 << 15, 0xFFFF, 1),  # li; li 0, ori
+    (-(1 << 31), 0x7FFF << 16, 1 << 16), (1 << 31, 0xFFFF << 16, 1 << 16),  # lis; li, rldic
+    (-(1 << 47), 0x7FFF << 32, 1 << 32), (1 << 47, 0xFFFF << 32, 1 << 32),  # li, sldi; li, rldic
+    (1 << 48, 0xFFFF << 48, 1 << 48), (-(1 << 63), -(1 << 48), 1 << 48),  # li, sldi
 )  # fmt: skip
 
 RELOCATIONS = {
@@ -131,7 +143,8 @@ PRELUDE = r"""
 #define CNP_IMM32S(i) ({ i64 cnp_v;                                                                      \
     __asm__("lis %0, cnp." #i "@h\n\tori %0, %0, cnp." #i "@l" : "=r"(cnp_v));                           \
     if (cnp_v != (i32)cnp_v) __builtin_unreachable(); cnp_v; })
-#define CNP_IMM31(i) ({ u64 cnp_v = (u64)CNP_IMM32S(i); __builtin_assume(cnp_v <= 0x7fffffff); cnp_v; })
+#define CNP_IMM31_IS_SIGNED
+#define CNP_SHIFTS
 /* clang takes nothing for granted of the upper half of an asm's 32-bit result: lis may extend its sign */
 #define CNP_IMM32U(i) ({ u32 cnp_v;                                                                      \
     __asm__("lis %0, cnp." #i "@high\n\tori %0, %0, cnp." #i "@l" : "=r"(cnp_v)); cnp_v; })
@@ -312,6 +325,7 @@ TARGET = Target(
     register_fields=REGISTER_FIELDS,
     number_fields=NUMBER_FIELDS,
     short=(SIGNED16, (0, 0xFFFF)),
+    constants=CONSTANTS,
     qemu="ppc64le",
     emulated="power9",
     features=(

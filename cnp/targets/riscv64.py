@@ -100,6 +100,10 @@ FIELDS = {
     "shamt5_neg": Field(4, NEGATED, ((0, 5, 20),), 0, 31),
     "c_imm": Field(2, ABSOLUTE, CI_TYPE, -32, 31),  # of c.addi, c.addiw, c.li, c.andi
     "c_imm_neg": Field(2, NEGATED, CI_TYPE, -32, 31),
+    # lui alone, with nothing to be added; it extends the sign
+    "lui": Field(4, ABSOLUTE, U_TYPE, -(1 << 31), (1 << 31) - (1 << 12), 1 << 12),
+    "lui_16": Field(4, ABSOLUTE, ((16, 20, 12),), 0, 0xFFFFF << 16, 1 << 16),  # and a shift to the left by 4
+    "c_lui": Field(2, ABSOLUTE, ((17, 1, 12), (12, 5, 2)), -32 << 12, 31 << 12, 1 << 12),
     "c_shamt": Field(2, ABSOLUTE, CI_TYPE, 1, 63),
     "c_shamt_neg": Field(2, NEGATED, CI_TYPE, 1, 63),
     "c_off4": Field(2, ABSOLUTE, ((3, 3, 10), (2, 1, 6), (6, 1, 5)), 0, 31 * 4, 4),  # of c.lw, c.sw
@@ -111,7 +115,15 @@ FIELDS = {
 REGISTER_FIELDS = ("c_rs1p", "c_rs2p", "c_rd", "c_rs2", "rd", "rs1", "rs2", "rs3")
 NUMBER_FIELDS = (
     "shamt5", "shamt5_neg", "shamt6", "shamt6_neg", "c_imm", "c_imm_neg", "c_shamt", "c_shamt_neg", "c_off4", "c_off8",
-    "imm12_i", "imm12_i_neg", "imm12_s",
+    "imm12_i", "imm12_i_neg", "imm12_s", "c_lui", "lui", "lui_16",
+)  # fmt: skip
+
+#: See `Target.constants`.
+CONSTANTS = (
+    (0, 31, 1), (-32, -1, 1), (-(1 << 11), (1 << 11) - 1, 1),  # c.li, addi
+    (1 << 12, 31 << 12, 1 << 12), (-32 << 12, -1 << 12, 1 << 12),  # c.lui, which has no 0
+    (32 << 12, (1 << 31) - (1 << 12), 1 << 12), (-(1 << 31), -33 << 12, 1 << 12),  # lui
+    (1 << 31, 0xFFFF << 16, 1 << 16),  # lui, slli by 4
 )  # fmt: skip
 
 PCREL_HI20, PCREL_LO12 = 23, (24, 25)
@@ -152,7 +164,7 @@ PRELUDE = r"""
 #define CNP_IMM32S(i) ({ i64 cnp_v; __asm__("lui %0, %%hi(cnp." #i ")\n\taddiw %0, %0, %%lo(cnp." #i ")" : "=r"(cnp_v)); \
     __builtin_assume(cnp_v == (i32)cnp_v); cnp_v; })
 #define CNP_IMM32U(i) ((u32)CNP_IMM32S(i))
-#define CNP_IMM31(i) ({ u64 cnp_v = (u64)CNP_IMM32S(i); __builtin_assume(cnp_v <= 0x7fffffff); cnp_v; })
+#define CNP_IMM31_IS_SIGNED
 #define CNP_FOLD(i)   ({ i64 cnp_v; __asm__("addi %0, zero, %%lo(cnp." #i ")" : "=r"(cnp_v)); \
     __builtin_assume(cnp_v >= -0x800 && cnp_v <= 0x7ff); cnp_v; })
 #define CNP_ADDRESS(i) CNP_IMM64(i)
@@ -292,6 +304,7 @@ TARGET = Target(
     register_fields=REGISTER_FIELDS,
     number_fields=NUMBER_FIELDS,
     short=((-(1 << 11), (1 << 11) - 1),),
+    constants=CONSTANTS,
     lld=("-melf64lriscv",),
     qemu="riscv64",
     emulated="rv64,zba=true,zbb=true",

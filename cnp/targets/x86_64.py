@@ -304,6 +304,10 @@ TARGET = Target(
     guards=dict.fromkeys(REX_B | REX_R | REX_X, (240, 64))
     | dict.fromkeys(("vex_b", "vex_r", "vex_v"), (28, 0)),
     short=((-(1 << 7), (1 << 7) - 1), (-(1 << 31), (1 << 31) - 1)),
+    constants=(
+        (0, (1 << 31) - 1, 1),
+        (-(1 << 31), -1, 1),
+    ),  # mov with 32 bits, which extends nothing; with their sign
     qemu="x86_64",
     emulated="max",
     features=(
