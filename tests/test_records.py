@@ -11,6 +11,7 @@ import sys
 import threading
 from array import array
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -121,6 +122,12 @@ class Copy:
             self.pending = bytearray()
 
 
+def of_any_cells(image: patch.Image) -> patch.Image:
+    """The same for programs that differ in who their cells are alone."""
+    places: Any = dict(enumerate(image.cell_places.values()))
+    return replace(image, cell_places=places)
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_way_gives_the_bytes_of_the_reference(target: str) -> None:
     lib = library(target)
@@ -136,7 +143,7 @@ def test_every_way_gives_the_bytes_of_the_reference(target: str) -> None:
             Copy(reference.program, asm, random.Random(number))
         for asm, held in zip(asms, (True, True, False), strict=True):
             assert (asm.program.in_core() is not None) == held
-            assert encode.encode(asm.program, BASE, DATA_BASE, known) == image
+            assert of_any_cells(encode.encode(asm.program, BASE, DATA_BASE, known)) == of_any_cells(image)
             assert [op.form for op in asm.ops] == [op.form for op in reference.ops]
 
 
