@@ -47,6 +47,7 @@ class Direct:
         self.library, self._batch, self._memory = library, Batch(library), code_memory(library.target)
         self._signature, self._frame, self._name = signature, frame, name
         self._addresses = {POLL: native.poll_address(), **helpers}
+        self._has_all = all(item.name in self._addresses for item in library.imports)
         self._state = bytes(library.state_size)
 
     def __call__(self, records: Buffer) -> Callable[..., Any]:
@@ -54,7 +55,7 @@ class Direct:
         SymbolError: a helper is missing."""
         batch, library, held = self._batch, self.library, bytes(records)
         block = self._memory.allocate(*batch.assemble(self._frame, held), owned=True)
-        if missing := batch.missing(self._addresses):
+        if not self._has_all and (missing := batch.missing(self._addresses)):
             raise SymbolError(f"no address for {', '.join(missing)}", symbols=missing)
         batch.place(block, self._addresses)
 

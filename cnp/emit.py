@@ -481,9 +481,6 @@ class Batch:
 
     def missing(self, addresses: Mapping[str, int]) -> list[str]:
         """Names of those that have to have an address, once it is linked, and are not among these."""
-        imports = self.library.library.imports
-        if not self.symbols and b"\1" not in self._ffi.buffer(self._needs.imports, len(imports))[:]:
-            return []
         return [name for name in self.needed() if name not in addresses]
 
     def needed(self) -> list[str]:
