@@ -94,6 +94,21 @@ def test_what_cannot_be_is_refused() -> None:
         VM.direct("int64_t()", frame=8)(record("i64_move", (SLOT, 0), (SYMBOL, 0)) + RETURN)
 
 
+def test_a_helper_that_is_called_is_asked_for() -> None:
+    vm = cnp.load("brainfuck")
+    words = [
+        RECORD.pack(vm.library[name].index, 0, kinds, *[0] * 6)
+        for name, kinds in (("put", NUMBER), ("stop", 0))
+    ]
+    make = vm.direct("void()", frame=0)
+    with pytest.raises(SymbolError) as missing:
+        make(b"".join(words))
+    assert missing.value.symbols == ["cnp_host_putc"]
+    make(words[1])  # which calls nothing
+    given = {"cnp_host_putc": native.poll_address()}  # any function does: it is not run
+    assert callable(vm.direct("void()", frame=0, helpers=given)(b"".join(words)))
+
+
 def test_each_thread_has_its_own() -> None:
     found: list[int] = []
 
