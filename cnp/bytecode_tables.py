@@ -239,8 +239,7 @@ class Translation:
         tables, given = bytecode.tables, bytecode.pools_of(pools)
         run = self._begun(tables, code, given)
         run.number(0)
-        numbers = bytecode.numbers(given) if bytecode.tabled else ()
-        sizes = batch.compile(tables.table, run.job, numbers, frame, records)
+        sizes = batch.compile(tables.table, run.job, bytecode.numbers(given), frame, records)
         return Compiled(run, *sizes)
 
     def _begun(self, tables: Tables, code: bytes, pools: Pools) -> Run:

@@ -6,17 +6,16 @@ that can run it: runs, callables, functions and results hold it.
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cnp import frame as layout
-from cnp import interpret, native, targets
+from cnp import interpret, native
 from cnp.amend import Users, amend
 from cnp.assembler import Cell, Function, Label, Offset, Program, Symbol
-from cnp.errors import LabelError, OperandError, StateError, TrapError
-from cnp.link import NATIVE_FRAME, Helpers, interpreted_frame, needs, place
+from cnp.errors import LabelError, OperandError, StateError
+from cnp.link import NATIVE_FRAME, Helpers, check_host, interpreted_frame, needs, place
 from cnp.listing import Line, listing
 from cnp.operands import Place, Register, Slot, name_of
 from cnp.patch import Image
@@ -30,12 +29,11 @@ from cnp.running import (
     address,
     alone,
     check_fuel,
-    describe,
+    fail,
     finish,
     native_stack,
     op_name,
     prepare,
-    raise_held,
 )
 from cnp.saved import pack
 from cnp.signature import C_TYPES, parse_signature
@@ -50,10 +48,7 @@ class Code:
     """
 
     def __init__(self, program: Program, helpers: Mapping[str, object], symbols: object = None) -> None:
-        host = targets.get("host")
-        if program.library.target.name != host.name:
-            message = f"code for {program.library.target.name} does not run on {host.name}; encode() it, or cnp run --target"
-            raise StateError(message, state="foreign")
+        check_host(program.library.target, "; encode() it, or cnp run --target")
         self.program, self.library = program, program.library
         self.users: Users = Users()
         self._helpers = Helpers(program, helpers, symbols)
@@ -263,11 +258,7 @@ class Entry:
         code.users.shared = f"{name} was made a callable, which may be running"
 
         def failed(kind: int, trap: int, frame: int, op: int) -> None:
-            raise_held(trap if kind == 2 else 0)
-            header = ctypes.string_at(frame - code.library.header_size, code.library.header_size)
-            facts = {"code": trap, "op": op_name(code, op), "index": op, "at": code.program.ops[op].at}
-            facts["state"] = layout.unpack_header(code.library, header).state
-            raise TrapError(describe(code, layout.KINDS[kind], trap, op), **facts)
+            fail(code.library, kind, trap, frame, op, op_name(code, op), code.program.ops[op].at)
 
         return native.make_callable(
             enter=code.image.enter, code=self.address, signature=signature, header_size=code.library.header_size,

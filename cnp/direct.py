@@ -7,20 +7,16 @@ double(21)
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from cnp import frame as layout
-from cnp import native, targets
+from cnp import native
 from cnp.emit import ENTER, RECORD, Batch, Buffer
-from cnp.errors import OperandError, StateError, SymbolError, TrapError
+from cnp.errors import OperandError, SymbolError
 from cnp.library import Library
-from cnp.link import code_memory
-from cnp.running import raise_held
+from cnp.link import check_host, code_memory
+from cnp.running import fail
 from cnp.signature import parse_signature
-
-POLL = "cnp_poll"
 
 
 class Direct:
@@ -34,10 +30,7 @@ class Direct:
     def __init__(
         self, library: Library, signature: str, frame: int, helpers: Mapping[str, int], name: str = "direct"
     ) -> None:
-        host = targets.get("host").name
-        if library.target.name != host:
-            message = f"code for {library.target.name} does not run on {host}"
-            raise StateError(message, state="foreign")
+        check_host(library.target)
         arguments = len(parse_signature(signature).arguments)
         if frame < 8 * arguments or frame % 8:
             what = f"a multiple of 8, at least {8 * arguments}"
@@ -46,7 +39,7 @@ class Direct:
             )
         self.library, self._batch, self._memory = library, Batch(library), code_memory(library.target)
         self._signature, self._frame, self._name = signature, frame, name
-        self._addresses = {POLL: native.poll_address(), **helpers}
+        self._addresses = {native.POLL: native.poll_address(), **helpers}
         self._has_all = all(item.name in self._addresses for item in library.imports)
         self._state = bytes(library.state_size)
 
@@ -60,22 +53,11 @@ class Direct:
         batch.place(block, self._addresses)
 
         def failed(kind: int, trap: int, frame: int, op: int) -> None:
-            raise_held(trap if kind == 2 else 0)
-            self._fail(held, layout.KINDS[kind], trap, frame, op)
+            number = RECORD.unpack_from(held, op * RECORD.size)[0]
+            fail(library, kind, trap, frame, op, library.operations[number], None)
 
         return native.make_callable(
             enter=batch.routine_address(ENTER), code=block.code_address + batch.offset(0), signature=self._signature,
             header_size=library.header_size, state=self._state, frame_bytes=library.header_size + self._frame,
             depth=0, name=self._name, doc=self._signature, failed=failed, keepalive=block,
         )  # fmt: skip
-
-    def _fail(self, records: bytes, kind: str, trap: int, frame: int, op: int) -> None:
-        """Say how a function left that did not return."""
-        library = self.library
-        name = library.operations[RECORD.unpack_from(records, op * RECORD.size)[0]]
-        header = ctypes.string_at(frame - library.header_size, library.header_size)
-        why = f": {layout.TRAPS.get(trap, f'code {trap}')}" if kind == "trap" else ""
-        state = layout.unpack_header(library, header).state
-        raise TrapError(
-            f"{kind} at op {op} ({name}){why}", code=trap, op=name, index=op, at=None, state=state
-        )

@@ -90,7 +90,6 @@ class CoreLibrary:
         heap = self.ffi.new("struct cnp_allocator *", {"resize": self.ffi.addressof(self.lib, "cnp_heap")})
         place = self.ffi.new("struct cnp_library **")
         self.names = library.operations
-        self.routines = {name: number for number, name in enumerate(library.routine_names)}
         self.numbers = {name: index for index, name in enumerate(self.names)}
         self.check(self.lib.cnp_library_open(place, tables, heap, evidence), evidence[0])
         self.users = [True]  # itself, then a False for each program
@@ -123,8 +122,8 @@ class CoreLibrary:
         for same, differ in head["ties"]:
             ties.append((len(pairs), len(same), len(pairs) + len(same), len(differ)))
             pairs += [tuple(pair) for pair in (*same, *differ)]
-        routines = list(library.routine_names)
-        self.roots = self._array("uint32_t", [routines.index(ENTER)])
+        self.routines = {name: number for number, name in enumerate(library.routine_names)}
+        self.roots = self._array("uint32_t", [self.routines[ENTER]])
         values = {name: self._rows(library.rows[name], row.size) for name, row in TABLES.items()} | {
             "operations": self._array("struct cnp_operation", [self._operation(o) for o in head["operations"]]),
             "fields": self._array("struct cnp_field", [self._field(f) for f in target.fields.values()]),
@@ -136,7 +135,7 @@ class CoreLibrary:
             "r": self._array("struct cnp_register", self._registers("r")),
             "f": self._array("struct cnp_register", self._registers("f")),
             "routines": self._array("uint32_t", [block for _, block in head["routines"]]),
-            "stubs": self._array("int32_t", [routines.index(name) for name in LEAVES]),
+            "stubs": self._array("int32_t", [self.routines[name] for name in LEAVES]),
             "veneer": self._bytes(target.veneer.code),
             "nop": self._bytes(target.nop), "trap": self._bytes(target.trap),
             "veneer_rows": self._bytes(self._veneer_rows()),
@@ -144,7 +143,7 @@ class CoreLibrary:
             "kinds_count": len(head["kinds"]), "features_count": len(head["features"]), "ties_count": len(ties),
             "pairs_count": len(pairs), "constants_count": len(head["constants"]),
             "r_count": len(self._registers("r")), "f_count": len(self._registers("f")),
-            "routines_count": len(routines), "imports_count": len(library.imports),
+            "routines_count": len(self.routines), "imports_count": len(library.imports),
             "veneer_size": len(target.veneer.code), "veneer_align": target.veneer.align,
             "veneer_holes": len(target.veneer.holes), "nop_size": len(target.nop), "trap_size": len(target.trap),
             "island": target.island, "code_align": target.code_align, "big_endian": target.byteorder == "big",

@@ -7,10 +7,10 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from cnp import encode, memory, native, patch
+from cnp import encode, memory, native, patch, targets
 from cnp._backend import Helper
 from cnp.assembler import Cell, Op, Program, Slot
-from cnp.errors import SymbolError
+from cnp.errors import StateError, SymbolError
 from cnp.frame import Needs
 from cnp.library import Library
 from cnp.symbols import Symbols, pointer_value
@@ -34,6 +34,13 @@ def new_memory(target: Target, scheme: str | None) -> memory.CodeMemory:
         probe=memory.Probe(*target.probe),
         scheme=None if os.environ.get("CNP_MEMORY") else scheme,
     )
+
+
+def check_host(target: Target, instead: str = "") -> None:
+    """StateError: code for a target does not run in this process. instead: what else can be done with it."""
+    host = targets.get("host").name
+    if target.name != host:
+        raise StateError(f"code for {target.name} does not run on {host}{instead}", state="foreign")
 
 
 @dataclass(eq=False)
@@ -63,7 +70,7 @@ class Helpers:
         """Where a helper lies; None if nobody gave it."""
         value = self._given.get(name)
         if value is None:
-            return native.poll_address() if name == "cnp_poll" else self.symbols.address(name)
+            return native.poll_address() if name == native.POLL else self.symbols.address(name)
         if isinstance(value, int):
             return value
         if (pointer := pointer_value(value)) is not None:

@@ -310,9 +310,8 @@ class CodeMemory:
         if self._returned:
             self._settle()
         with self._gate:
-            grain = self._kind.grain
-            code = -(-code_size // grain) * grain
-            arena, spot = self._place(code, round_up(data_size, LINE) if data_size else 0)
+            code = round_up(code_size, self._kind.grain)
+            arena, spot = self._place(code, round_up(data_size, LINE))
             return (OwnedBlock if owned else Block)(self, arena, spot, code_size, data_size)
 
     def _place(self, code: int, data: int) -> tuple[Arena, tuple[int, int]]:
@@ -353,8 +352,7 @@ class CodeMemory:
             block._written = room
         # the range is this block's alone: others need not wait
         size = writer(address, room)
-        if not 0 < size <= room:
-            check_size(block, size)
+        check_size(block, size)
         block._written = arena.close(start, size, room)
         self.flush(block.code_address, size)
         return size

@@ -23,6 +23,8 @@ from cnp._backend import Arguments, Backend, Failed, Helper, arguments, check_ce
 from cnp.errors import RangeError
 from cnp.signature import parse_signature
 
+POLL = "cnp_poll"  #: the import by which generated code asks whether to go on
+
 
 class CoreBackend:
     """The compiled core."""

@@ -9,12 +9,12 @@ import ctypes
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from cnp import frame as layout
 from cnp import native
 from cnp.assembler import Function
-from cnp.errors import OperandError, StateError
+from cnp.errors import OperandError, StateError, TrapError
 from cnp.frame import FrameImage
 from cnp.library import Library
 from cnp.result import Activation, Result, read_result
@@ -152,7 +152,18 @@ def op_name(code: Code, op: int) -> str:
     return code.program.ops[op].operation.name if 0 <= op < len(code.program.ops) else ""
 
 
-def describe(code: Code, kind: str, trap: int, op: int) -> str:
-    """One line on an exit or a trap."""
-    why = f": {layout.TRAPS.get(trap, f'code {trap}')}" if kind == "trap" else ""
-    return f"{kind} at op {op} ({op_name(code, op)}){why}"
+def state_at(library: Library, frame: int) -> Mapping[str, int | float]:
+    """The state that a run stored below a frame that it left."""
+    header = ctypes.string_at(frame - library.header_size, library.header_size)
+    return layout.unpack_header(library, header).state
+
+
+def fail(library: Library, kind: int, trap: int, frame: int, op: int, name: str, at: object) -> NoReturn:
+    """Raise why a callable did not return: what a Python helper raised, or TrapError. frame: address of the one that was left;
+    name: of the operation; at: its place in a source."""
+    way, why = layout.KINDS[kind], ""
+    if way == "trap":
+        raise_held(trap)
+        why = f": {layout.TRAPS.get(trap, f'code {trap}')}"
+    message = f"{way} at op {op} ({name}){why}"
+    raise TrapError(message, code=trap, op=name, index=op, at=at, state=state_at(library, frame))

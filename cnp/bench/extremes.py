@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from cnp import emit, runtime
 from cnp.bench.emission import GOALS, Row
 from cnp.bench.native import Buffer, Native, Program
-from cnp.bench.tools import BASE, BATCH, ENTER, FRAME, Batch
+from cnp.bench.tools import BASE, BATCH, FRAME, Batch
 from cnp.errors import CnpError
 
 SMALL = 10  #: operations
@@ -91,7 +91,7 @@ class Core:
         """So many times; bytes of the code."""
         size = self.bench.bench_core(
             self.calls, ctypes.addressof(self.opened), records.address, records.size // emit.RECORD.size,
-            FRAME, self.tables.routine(ENTER), BASE, out.address, out.size, times,
+            FRAME, self.tables.routine(emit.ENTER), BASE, out.address, out.size, times,
         )  # fmt: skip
         if size < 0:
             raise CnpError(f"the core refuses the workload: status {-size}", tool="cnp")

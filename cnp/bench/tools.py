@@ -36,7 +36,7 @@ WARM, COLD, HAND = "memcpy warm", "memcpy cold", "hand-written"  #: what others 
 BATCH = "cnp batch warm"
 RUNS, TRIES = 500, 9  #: of code that is timed: a time is the median of the tries
 FRAME = 8 * SLOTS
-FUNCTION, ENTER = "workload", "cnp_enter"
+FUNCTION = "workload"
 SIGNATURE = "int64_t(int64_t)"  #: of slot 0
 OPERATIONS = ("i64_move", "i64_add", "i64_sub", "i64_mul", "br_i64_lt_s", "jump", "ret")  #: by `Kind`
 BASE = 0x10000  #: where code lies that nobody executes
@@ -295,7 +295,7 @@ class Batch(Framed):
     def entered(self) -> Iterator[tuple[Run, Read]]:
         frame = runtime.Frame(self.library, FRAME)
         with self.block() as block:
-            enter = self.batch.routine_address(ENTER)
+            enter = self.batch.routine_address(emit.ENTER)
             yield self.framed(frame, enter, block.code_address + self.batch.offsets()[0])
 
 

@@ -226,20 +226,23 @@ int cnp_bytecode_check(const struct cnp_bytecode *b, struct cnp_translation *t, 
 /* ---- translate */
 
 /* Let an operand name the operation at which an instruction begins, now or as soon as that is known. */
-static void name_place(struct cnp_translation *t, struct cnp_record *record, uint32_t operand, size_t goal)
+static inline void name_place_in(struct cnp_record *records, size_t index, uint32_t operand, struct cnp_place *place, bool is_bound)
 {
-    struct cnp_place *place = &t->places[goal];
-    record->word[operand] = (int32_t)place->at;
-    if (goal >= t->bound)
-        place->at = (uint32_t)(record - t->records) * 8 + operand;
+    records[index].word[operand] = (int32_t)place->at;
+    if (!is_bound)
+        place->at = (uint32_t)index * 8 + operand;
 }
 
-/* An instruction begins at the next operation. */
-static void begin_place(struct cnp_translation *t, struct cnp_place *place)
+static void name_place(struct cnp_translation *t, struct cnp_record *record, uint32_t operand, size_t goal)
 {
-    uint32_t position = t->first_position + (uint32_t)t->count;
-    for (uint32_t at = place->at; at != NONE;) {
-        int32_t *word = &t->records[at / 8].word[at % 8];
+    name_place_in(t->records, (size_t)(record - t->records), operand, &t->places[goal], goal < t->bound);
+}
+
+/* An instruction begins at an operation. */
+static inline void begin_place(struct cnp_record *records, struct cnp_place *place, uint32_t position)
+{
+    for (uint32_t at = place->at; UNLIKELY(at != NONE);) {
+        int32_t *word = &records[at / 8].word[at % 8];
         at = (uint32_t)*word;
         *word = (int32_t)position;
     }
@@ -424,7 +427,7 @@ int cnp_bytecode_translate(const struct cnp_bytecode *b, struct cnp_translation 
                 return fail(evidence, CNP_NO_SPACE, index, 0);
             if (place->rule & CALLED)
                 begin_function(b, t, index, t->goes_on);
-            begin_place(t, place);
+            begin_place(t->records, place, t->first_position + (uint32_t)t->count);
             t->bound = index + 1, t->asked = t->count + 1;
             if (rule->escape)
                 return fail(evidence, CNP_ESCAPE, index, opcode_at(b, t, index));

@@ -266,22 +266,13 @@ static size_t translate_quickly(const struct cnp_bytecode *b, struct cnp_transla
         if (recipe->goes && UNLIKELY((goal = goal_from(&look, index, second)) == NONE))
             break;
         struct cnp_record *record = &records[count];
-        const uint32_t position = before + (uint32_t)count;
-        for (uint32_t at = place->at; UNLIKELY(at != NONE);) {
-            int32_t *word = &records[at / 8].word[at % 8];
-            at = (uint32_t)*word;
-            *word = (int32_t)position;
-        }
-        place->at = position;
+        begin_place(records, place, before + (uint32_t)count);
         *record = recipe->record;
         record->word[filled[0].operand] = (int32_t)first;
-        if (!recipe->goes) {
+        if (!recipe->goes)
             record->word[filled[1].operand] = (int32_t)second;
-        } else if (recipe->target != NO_OPERAND) {
-            record->word[recipe->target] = (int32_t)look.places[goal].at;
-            if (goal > index)
-                look.places[goal].at = (uint32_t)count * 8 + recipe->target;
-        }
+        else if (recipe->target != NO_OPERAND)
+            name_place_in(records, count, recipe->target, &look.places[goal], goal <= index);
         t->goes_on = !recipe->ends;
     }
     t->index = t->bound = index, t->count = count;

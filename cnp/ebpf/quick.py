@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import re
 import threading
 from collections.abc import Callable, Collection
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
-from cnp import frame as layout
 from cnp import native
 from cnp.assembler import Function as Label
 from cnp.assembler import Program as Operations
@@ -28,13 +26,12 @@ from cnp.frame import Needs
 from cnp.library import Library
 from cnp.link import NATIVE_FRAME, code_memory
 from cnp.result import Result
-from cnp.running import CALLABLE_FRAME, CALLABLE_SPARE, Frame, alone, finish, prepare, raise_held
+from cnp.running import CALLABLE_FRAME, CALLABLE_SPARE, Frame, alone, finish, prepare, raise_held, state_at
 
 if TYPE_CHECKING:
     from cnp.ebpf.program import Program
 
 SIGNATURE = "uint64_t(uint64_t, uint64_t)"
-POLL = "cnp_poll"
 MOST_KEPT = 1 << 16  #: operations whose memory stays for the next program
 REGISTERS_OF_R10 = re.compile(
     b"[" + b"".join(re.escape(bytes((n,))) for n in range(256) if R10 in (n & 15, n >> 4)) + b"]"
@@ -58,7 +55,7 @@ class Kind:
         self.depth = min(options.depth, CALLABLE_SPARE // max(1, self.needs.native - CALLABLE_FRAME))
         self.frame_bytes = library.header_size + self.needs.frame_bytes(self.frame, self.depth)
         self.state = bytes(library.state_size)
-        self.addresses = {POLL: native.poll_address()}
+        self.addresses = {native.POLL: native.poll_address()}
         self.bare = self.entry(options, Places()) if not regions else b""
 
     def entry(self, options: Options, places: Places) -> bytes:
@@ -131,8 +128,7 @@ class Compiled:
 
         def failed(what: int, trap: int, frame: int, op: int) -> int:
             raise_held(trap)
-            header = ctypes.string_at(frame - library.header_size, library.header_size)
-            return stopped(self.program, self, op, trap, layout.unpack_header(library, header).state)
+            return stopped(self.program, self, op, trap, state_at(library, frame))
 
         return native.make_callable(
             enter=self.enter, code=self.address, signature=SIGNATURE, header_size=library.header_size,
