@@ -17,13 +17,22 @@ static int cnp_assemble(struct cnp_program *program, uint32_t frame, const void 
     return status ? status : cnp_plan(program, roots, roots_count, needs, evidence);
 }
 
-/* Lay a planned program out and write it, as cnp_settle and cnp_write do: code for `base` to the address `code`. */
+/* Lay a planned program out and write it, as cnp_settle and cnp_write do: code for `base` to the address `code`. made: its
+   bytes; the addresses of a routine, 0 if it has none, and of the operation at a position. */
 static int cnp_emit(struct cnp_program *program, uint64_t base, uint64_t data_base, const uint64_t *imports,
                     const uint64_t *symbols, uintptr_t code, size_t room, uintptr_t data, size_t data_room,
-                    uint64_t *size, struct cnp_evidence *evidence)
+                    uint32_t routine, size_t position, uint64_t *made, struct cnp_evidence *evidence)
 {
-    int status = cnp_settle(program, base, data_base, imports, symbols, size, evidence);
-    return status ? status : cnp_write(program, (void *)code, room, (void *)data, data_room, evidence);
+    if (position > cnp_count(program))
+        return fail(evidence, CNP_BAD_OPERAND, position, 0);
+    int status = cnp_settle(program, base, data_base, imports, symbols, &made[0], evidence);
+    if (!status)
+        status = cnp_write(program, (void *)code, room, (void *)data, data_room, evidence);
+    if (status)
+        return status;
+    made[1] = cnp_routine_address(program, routine);
+    made[2] = base + cnp_offsets(program)[position];
+    return CNP_OK;
 }
 
 /* A program of bytecode that was checked, in an empty batch, and behind it a function of `count` records for those who call

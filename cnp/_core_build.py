@@ -62,7 +62,7 @@ BULK = """
                      struct cnp_evidence *evidence);
     int cnp_emit(struct cnp_program *program, uint64_t base, uint64_t data_base, const uint64_t *imports,
                  const uint64_t *symbols, uintptr_t code, size_t room, uintptr_t data, size_t data_room,
-                 uint64_t *size, struct cnp_evidence *evidence);
+                 uint32_t routine, size_t position, uint64_t *made, struct cnp_evidence *evidence);
     int cnp_compile(struct cnp_program *program, const struct cnp_bytecode *bytecode, struct cnp_translation *job,
                     const struct cnp_number *numbers, size_t numbers_count, uint32_t frame, const void *records,
                     size_t count, const uint32_t *roots, size_t roots_count, struct cnp_needs *needs,

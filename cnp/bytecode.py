@@ -57,7 +57,7 @@ from cnp.operands import Register, Slot
 
 if TYPE_CHECKING:
     from cnp.assembler import Assembler
-    from cnp.bytecode_tables import Tables, Translation
+    from cnp.bytecode_tables import Translation
     from cnp.emit import Batch
 
 __all__ = [
@@ -117,9 +117,10 @@ class Bytecode:
         for rule in self.each():
             if not all(allowed for _, allowed in self.limits(rule)):
                 raise wrong(f"rule of opcode {rule.opcode:#x}", rule, "every field at least one value")
-        self._tables: Tables | None = None
         if native.core_module is not None:
-            _ = self.tables
+            from cnp.bytecode_tables import Tables
+
+            self.tables = Tables(self)
 
     def each(self) -> list[Rule]:
         """All rules, those of an opcode one behind the other."""
@@ -229,15 +230,6 @@ class Bytecode:
             bytecode_reference.Program(self, bytes(code), given).check()
         else:
             self.tables.check(bytes(code), given)
-
-    @property
-    def tables(self) -> Tables:
-        """The description as the core has it, made once."""
-        if self._tables is None:
-            from cnp.bytecode_tables import Tables
-
-            self._tables = Tables(self)
-        return self._tables
 
     def extend(
         self, batch: Batch, code: Any, pools: Pools | None = None, checked: Translation | None = None

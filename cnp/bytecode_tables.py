@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from cnp import emit
@@ -206,75 +207,6 @@ class Tables:
         return self.check(code, pools).records(pools, firsts)
 
 
-class Translation:
-    """A program that was checked. functions: how many it has."""
-
-    def __init__(self, tables: Tables, code: bytes, pools: Pools) -> None:
-        self.tables, self.code = tables, code
-        self._run = run = Run(code, tables.places(tables.bytecode.words_of(code)))
-        run.follow(tables, pools)
-        if status := tables.lib.cnp_bytecode_check(tables.table, run.job, run.evidence):
-            run.check(status)
-        self.functions, self.most = int(run.job.functions), int(run.job.most)
-        self._fresh = [run]  # until it was used
-
-    def records(self, pools: Pools, firsts: Firsts) -> Translated:
-        """What it becomes."""
-        run, memory = self._begun(self.tables, self.code, pools), bytearray(SIZE * self.most)
-        return run.translate(firsts, self.tables.ffi.from_buffer("struct cnp_record[]", memory))
-
-    def into(self, batch: Batch, bytecode: Bytecode, code: bytes, pools: Pools, firsts: Firsts) -> Translated:
-        """The same, in the room of a batch behind what it has, which is yet to adopt it. bytecode: that by which it was checked,
-        or one whose rules differ in their steps alone; code: what was checked, but for numbers. StateError: they are others."""
-        run = self._begun(bytecode.tables, code, pools)
-        return run.translate(firsts, batch.room(run.job.room))
-
-    def compile(
-        self, batch: Batch, bytecode: Bytecode, code: bytes, pools: Pools, frame: int, records: bytes
-    ) -> Compiled:
-        """The same as a whole program: its functions, and behind them one of records, for those who call it from outside, with a
-        frame of so many bytes; the functions' labels count from 0. StateError: it has none, or rules with callables."""
-        if not self.functions or bytecode.escapes:
-            raise StateError("give a bytecode of functions, without escapes", state="escapes")
-        tables, given = bytecode.tables, bytecode.pools_of(pools)
-        run = self._begun(tables, code, given)
-        run.number(0)
-        sizes = batch.compile(tables.table, run.job, bytecode.numbers(given), frame, records)
-        return Compiled(run, *sizes)
-
-    def _begun(self, tables: Tables, code: bytes, pools: Pools) -> Run:
-        """A run that can begin, by tables that check alike. Each but the first has places of its own: those of what was made
-        before are its positions."""
-        if tables.shape != self.tables.shape or len(code) != len(self.code):
-            raise StateError("this program was checked by the rules of another bytecode", state="checked")
-        try:
-            run = self._fresh.pop()  # at most one thread gets it
-        except IndexError:
-            first = self._run
-            run = Run(code, tables.places(len(first.places)))
-            tables.ffi.memmove(run.places, first.places, tables.ffi.sizeof(first.places))
-        if code is not run.code:
-            run.read(code)
-        run.follow(tables, pools)
-        run.job.room = self.most if tables is self.tables else self.most * max(1, tables.steps)
-        run.make_begins(self.functions)
-        return run
-
-
-class Compiled:
-    """What `Translation.compile` made. bound, data_bound: bytes at most; end: position behind the last operation of the
-    bytecode, where the function of records begins."""
-
-    def __init__(self, run: Run, bound: int, data_bound: int) -> None:
-        self._run, self.bound, self.data_bound = run, bound, data_bound
-        self.end = int(run.job.count)
-
-    @property
-    def places(self) -> memoryview:
-        """For each word of the code the position of its instruction's first operation."""
-        return self._run.positions
-
-
 class Run:
     """`struct cnp_translation` of a program, and what that points to."""
 
@@ -308,7 +240,8 @@ class Run:
         job, tables = self.job, self.tables
         job.first_position, job.first_label, job.records = firsts.position, firsts.label, room
         job.index = job.count = job.asked = 0
-        self.number(firsts.number)
+        if self._pools is not tables.bytecode.empty:
+            self.number(firsts.number)
         while status := tables.lib.cnp_bytecode_translate(tables.table, job, self.evidence):
             self.check(status)
             self.escape()
@@ -317,15 +250,20 @@ class Run:
         return Translated(records, self.positions, found, firsts.position + job.count)
 
     @property
+    def end(self) -> int:
+        """How many operations it became."""
+        count: int = self.job.count
+        return count
+
+    @property
     def positions(self) -> memoryview:
         """For each word the position of the first operation of its instruction."""
         return memoryview(self.ffi.buffer(self.places)).cast("I")[1::2]
 
     def number(self, first: int) -> None:
         """Tell the pools which of the batch's numbers theirs are."""
-        if self._pools is not self.tables.bytecode.empty:
-            for row, name in zip(self._rows, self._pools, strict=True):
-                row.first = self.tables.bytecode.first_number(name, self._pools, first)
+        for row, name in zip(self._rows, self._pools, strict=True):
+            row.first = self.tables.bytecode.first_number(name, self._pools, first)
 
     def escape(self) -> None:
         """Write what a rule's callable gives for the instruction that the core stands at."""
@@ -347,3 +285,61 @@ class Run:
         value, low, high = (n.bits - (n.negative << 64) for n in (found.value, found.low, found.high))
         allowed = (low, high) if rule == "field" else None
         raise bytecode.broken(found.index, found.op, rule, names[found.operand], value, allowed)
+
+
+class Translation(Run):
+    """A program that was checked, and its first run. functions: how many it has."""
+
+    def __init__(self, tables: Tables, code: bytes, pools: Pools) -> None:
+        super().__init__(code, tables.places(tables.bytecode.words_of(code)))
+        self.follow(tables, pools)
+        if status := tables.lib.cnp_bytecode_check(tables.table, self.job, self.evidence):
+            self.check(status)
+        self._checked_by, self._checked = tables, code
+        self.functions, self.most = self.job.functions, self.job.most
+        self._fresh = [True]  # until it was run
+
+    def records(self, pools: Pools, firsts: Firsts) -> Translated:
+        """What it becomes."""
+        run, memory = self._begun(self._checked_by, self._checked, pools), bytearray(SIZE * self.most)
+        return run.translate(firsts, self.ffi.from_buffer("struct cnp_record[]", memory))
+
+    def into(self, batch: Batch, bytecode: Bytecode, code: bytes, pools: Pools, firsts: Firsts) -> Translated:
+        """The same, in the room of a batch behind what it has, which is yet to adopt it. bytecode: that by which it was checked,
+        or one whose rules differ in their steps alone; code: what was checked, but for numbers. StateError: they are others."""
+        run = self._begun(bytecode.tables, code, pools)
+        return run.translate(firsts, batch.room(run.job.room))
+
+    def compile(
+        self, batch: Batch, bytecode: Bytecode, code: bytes, pools: Pools, frame: int, records: bytes
+    ) -> tuple[Run, int, int]:
+        """The same as a whole program: its functions, and behind them one of records, for those who call it from outside, with a
+        frame of so many bytes; the functions' labels count from 0. pools: as `Bytecode.pools_of` gives them. The run, whose
+        `end` is where the function of records begins; bytes of code and data at most. StateError: it has no functions, or rules
+        with callables."""
+        if not self.functions or bytecode.escapes:
+            raise StateError("give a bytecode of functions, without escapes", state="escapes")
+        run = self._begun(bytecode.tables, code, pools)
+        numbers: Sequence[int] = ()
+        if pools is not bytecode.empty:
+            run.number(0)
+            numbers = bytecode.numbers(pools)
+        return run, *batch.compile(bytecode.tables.table, run.job, numbers, frame, records)
+
+    def _begun(self, tables: Tables, code: bytes, pools: Pools) -> Run:
+        """A run that can begin, by tables that check alike. Each but the first has places of its own: those of what was made
+        before are its positions."""
+        if tables.shape != self._checked_by.shape or len(code) != len(self._checked):
+            raise StateError("this program was checked by the rules of another bytecode", state="checked")
+        try:
+            self._fresh.pop()  # at most one thread can
+            run: Run = self
+        except IndexError:
+            run = Run(code, tables.places(len(self.places)))
+            self.ffi.memmove(run.places, self.places, self.ffi.sizeof(self.places))
+        if code is not run.code:
+            run.read(code)
+        run.follow(tables, pools)
+        run.job.room = self.most if tables is self._checked_by else self.most * max(1, tables.steps)
+        run.make_begins(self.functions)
+        return run

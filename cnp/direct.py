@@ -11,12 +11,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from cnp import native
-from cnp.emit import ENTER, RECORD, Batch, Buffer
+from cnp.emit import RECORD, Batch, Buffer
 from cnp.errors import OperandError, SymbolError
 from cnp.library import Library
 from cnp.link import check_host, code_memory
 from cnp.running import fail
 from cnp.signature import parse_signature
+from cnp.slabs import Slabs
 
 
 class Direct:
@@ -37,7 +38,7 @@ class Direct:
             raise OperandError(
                 f"a frame of {frame} bytes: {what}", op="", operand="frame", value=frame, allowed=what
             )
-        self.library, self._batch, self._memory = library, Batch(library), code_memory(library.target)
+        self.library, self._batch, self._slabs = library, Batch(library), Slabs(code_memory(library.target))
         self._signature, self._frame, self._name = signature, frame, name
         self._addresses = {native.POLL: native.poll_address(), **helpers}
         self._has_all = all(item.name in self._addresses for item in library.imports)
@@ -47,17 +48,17 @@ class Direct:
         """A function of these records, which are copied. OperandError, LabelError, RangeError: as for an assembler.
         SymbolError: a helper is missing."""
         batch, library, held = self._batch, self.library, bytes(records)
-        block = self._memory.allocate(*batch.assemble(self._frame, held), owned=True)
+        code_size, data_size = batch.assemble(self._frame, held)
         if not self._has_all and (missing := batch.missing(self._addresses)):
             raise SymbolError(f"no address for {', '.join(missing)}", symbols=missing)
-        batch.place(block, self._addresses)
+        block, start = self._slabs.take(code_size, data_size)
+        _, enter, code = batch.place(block, self._addresses, start)
 
         def failed(kind: int, trap: int, frame: int, op: int) -> None:
             number = RECORD.unpack_from(held, op * RECORD.size)[0]
             fail(library, kind, trap, frame, op, library.operations[number], None)
 
         return native.make_callable(
-            enter=batch.routine_address(ENTER), code=block.code_address + batch.offset(0), signature=self._signature,
-            header_size=library.header_size, state=self._state, frame_bytes=library.header_size + self._frame,
-            depth=0, name=self._name, doc=self._signature, failed=failed, keepalive=block,
+            enter=enter, code=code, signature=self._signature, header_size=library.header_size, state=self._state,
+            frame_bytes=library.header_size + self._frame, depth=0, name=self._name, doc=self._signature, failed=failed, keepalive=block,
         )  # fmt: skip

@@ -123,7 +123,8 @@ class CoreLibrary:
             ties.append((len(pairs), len(same), len(pairs) + len(same), len(differ)))
             pairs += [tuple(pair) for pair in (*same, *differ)]
         self.routines = {name: number for number, name in enumerate(library.routine_names)}
-        self.roots = self._array("uint32_t", [self.routines[ENTER]])
+        self.enter = self.routines[ENTER]
+        self.roots = self._array("uint32_t", [self.enter])
         values = {name: self._rows(library.rows[name], row.size) for name, row in TABLES.items()} | {
             "operations": self._array("struct cnp_operation", [self._operation(o) for o in head["operations"]]),
             "fields": self._array("struct cnp_field", [self._field(f) for f in target.fields.values()]),
@@ -277,6 +278,7 @@ class Batch:
         self._done = self._ffi.new("size_t *")
         self._number = self._ffi.new("uint32_t *")
         self._size = self._ffi.new("uint64_t *")
+        self._made = self._ffi.new("uint64_t[3]")
         self._needs = self._ffi.new("struct cnp_needs *")
         self._addresses: Mapping[str, int] = {}
         self._imports = self._imported(self._addresses)
@@ -452,19 +454,27 @@ class Batch:
             self._check(self._prepare() if status == lib.CNP_UNPREPARED else status)
         return needs.bound, needs.data_bound
 
-    def place(self, block: Block, addresses: Mapping[str, int]) -> int:
-        """Lay it out for executable memory and write it there: `settle`, `write` and publish. The bytes of code."""
-        return block.fill(partial(self._emit, block, addresses))
+    def place(
+        self, block: Block, addresses: Mapping[str, int], start: int = 0, position: int = 0
+    ) -> tuple[int, int, int]:
+        """Lay it out for executable memory and write it there: `settle`, `write` and publish. start: where in the block's code
+        (`Slabs.take`). The bytes of code, and the addresses of the way in and of the operation at a position."""
+        block.fill(partial(self._emit, block, addresses, start, position), start, self._needs.bound)
+        size, enter, operation = self._made
+        return size, enter, operation
 
-    def _emit(self, block: Block, addresses: Mapping[str, int], place: int, room: int) -> int:
+    def _emit(
+        self, block: Block, addresses: Mapping[str, int], start: int, position: int, place: int, room: int
+    ) -> int:
         imports, symbols = self._outside(addresses)
         status = self._lib.cnp_emit(
-            self._handle, block.code_address, block.data_address, imports, symbols, place, room,
-            block.data_address, block.data_size, self._size, self._evidence,
+            self._handle, block.code_address + start, block.data_address, imports, symbols, place, room,
+            block.data_address, block.data_size, self.library.enter, position, self._made, self._evidence,
         )  # fmt: skip
         if status:
             self._check(status)
-        return int(self._size[0])
+        size: int = self._made[0]
+        return size
 
     def _outside(self, addresses: Mapping[str, int]) -> tuple[Any, Any]:
         """The addresses of all imports and symbols as the core takes them; the former are mostly those of the last program."""

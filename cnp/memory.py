@@ -137,13 +137,15 @@ class Block:
         """
         self._memory._publish(self, memoryview(code).cast("B"))
 
-    def fill(self, writer: Callable[[int, int], int]) -> int:
+    def fill(self, writer: Callable[[int, int], int], start: int = 0, room: int | None = None) -> int:
         """Publish, once, what `writer(address, size)` writes to at most `size` bytes at an address, which need not be the one
         where they will run. It returns how many it wrote, at least 1, and so does this.
 
-        As for `write`; where `writer` raises, the block holds no code that anybody runs, and is to be freed.
+        start, room: into so many bytes of the code from there on, a multiple of 64, behind all that was published before, by
+        one thread at a time, and only where blocks share pages. As for `write`; where `writer` raises, that part holds no code
+        that anybody runs.
         """
-        return self._memory._fill(self, writer)
+        return self._memory._fill(self, writer, start, self.code_size - start if room is None else room)
 
     def rewrite(self, code: bytes | bytearray | memoryview) -> None:
         """Publish other code in the place of what nobody runs now, nor holds the address of an instruction of it.
@@ -179,9 +181,9 @@ class OwnedBlock(Block):
             self.free()
 
 
-def check_size(block: Block, size: int) -> None:
+def check_size(size: int, room: int) -> None:
     """MemoryFault: so many bytes of code do not fit."""
-    if not 0 < size <= block.code_size:
+    if not 0 < size <= room:
         raise pages.fault("write", errno.EINVAL, size)
 
 
@@ -314,6 +316,16 @@ class CodeMemory:
             arena, spot = self._place(code, round_up(data_size, LINE))
             return (OwnedBlock if owned else Block)(self, arena, spot, code_size, data_size)
 
+    @property
+    def shares_pages(self) -> bool:
+        """Whether blocks share pages, so that one can be written to piece by piece while others run what is in it."""
+        return self._kind.shared
+
+    def owns(self, block: Block) -> bool:
+        """Whether a block was allocated by this process, and not by the one that forked."""
+        self._notice_child()
+        return block._owner == self._owner
+
     def _place(self, code: int, data: int) -> tuple[Arena, tuple[int, int]]:
         """The first arena with room for both ranges, or a new one. Behind the gate."""
         alone = code > self._code_part or data > self._data_part
@@ -338,29 +350,35 @@ class CodeMemory:
         self._notice_child()
         with self._gate:
             self._check_empty(block)
-            check_size(block, len(code))
+            check_size(len(code), block.code_size)
             block._arena.publish(block._code_at, code)
             block._written = len(code)
         self.flush(block.code_address, len(code))
 
-    def _fill(self, block: Block, writer: Callable[[int, int], int]) -> int:
-        arena, start, room = block._arena, block._code_at, block.code_size
+    def _fill(self, block: Block, writer: Callable[[int, int], int], start: int, room: int) -> int:
+        arena, at = block._arena, block._code_at + start
+        check_size(room, block.code_size - start)
+        if start % LINE or start < 0 or (start and not arena.shared):
+            raise pages.fault("write", errno.EINVAL, start)
         self._notice_child()
-        with self._gate:
-            self._check_empty(block)
-            address = arena.open(start, room)
-            block._written = room
+        if block._written:
+            self._check_empty(block, start)
+            address, block._written = arena.writable + at, start + room
+        else:
+            with self._gate:
+                self._check_empty(block)
+                address, block._written = arena.open(block._code_at, block.code_size) + start, start + room
         # the range is this block's alone: others need not wait
         size = writer(address, room)
-        check_size(block, size)
-        block._written = arena.close(start, size, room)
-        self.flush(block.code_address, size)
+        check_size(size, room)
+        block._written = start + arena.close(at, size, block.code_size)
+        self.flush(block.code_address + start, size)
         return size
 
-    def _check_empty(self, block: Block) -> None:
-        """StateError: nothing can be written into a block. Behind the gate."""
-        if block._closed or block._written or block._owner != self._owner:
-            state = "freed" if block._closed else "written" if block._written else "inherited"
+    def _check_empty(self, block: Block, start: int = 0) -> None:
+        """StateError: nothing can be written into a block from there on. Behind the gate."""
+        if block._closed or block._written > start or block._owner != self._owner:
+            state = "freed" if block._closed else "written" if block._written > start else "inherited"
             raise StateError(f"code cannot be written into a block that is {state}", state=state)
 
     def _republish(self, block: Block, code: memoryview) -> None:
@@ -372,7 +390,7 @@ class CodeMemory:
             state = state or ("inherited" if block._owner != self._owner else "forked" if forked else "")
             if state:
                 raise StateError(f"code cannot be rewritten in a block that is {state}", state=state)
-            check_size(block, len(code))
+            check_size(len(code), block.code_size)
             arena.withdraw(block._code_at, round_up(block._written, LINE))
             block._written = 0
         self._publish(block, code)

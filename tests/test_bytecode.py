@@ -291,9 +291,9 @@ def test_a_whole_program_is_made_of_one_call() -> None:
     wanted.extend(entry)
     checked = described.tables.check(code, described.pools_of(pools))
     for _ in range(2):
-        whole = checked.compile(batch, described, code, pools, 16, entry)
-        assert (whole.bound, whole.data_bound) == wanted.link()
-        assert (list(whole.places), whole.end) == (list(made.places), made.end)
+        run, *bounds = checked.compile(batch, described, code, described.pools_of(pools), 16, entry)
+        assert tuple(bounds) == wanted.link()
+        assert (list(run.positions), run.end) == (list(made.places), made.end)
         assert bytes(batch.records()) == bytes(wanted.records())
         batch.settle(0x10000, 0, {})
         wanted.settle(0x10000, 0, {})

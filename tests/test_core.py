@@ -215,11 +215,12 @@ def test_one_call_does_what_several_do() -> None:
     records = bytes(wanted.records())
     assert fresh.assemble(64, records) == wanted.link()
     block = code_memory(fresh.library.target).allocate(*wanted.link())
-    size = fresh.place(block, {})
+    size, enter, last = fresh.place(block, {}, position=1)
     code = bytearray(wanted.settle(block.code_address, block.data_address, {}))
     wanted.write(code, bytearray())
     assert ctypes.string_at(block.code_address, size) == bytes(code)
     assert fresh.offsets() == wanted.offsets()
+    assert (enter, last) == (wanted.routines()[emit.ENTER], block.code_address + wanted.offset(1))
     block.free()
     with pytest.raises(OperandError) as short:
         fresh.assemble(64, records[1:])

@@ -46,13 +46,13 @@ def test_memory_goes_with_the_callable() -> None:
     make(add(1))
     gc.collect()
     arenas = code_memory(VM.target)._arenas
-    before = [arena.code.free for arena in arenas]
-    kept = [make(add(n)) for n in range(50)]
-    assert [arena.code.free for arena in arenas] != before
+    before = sum(arena.live for arena in arenas)
+    kept = [make(add(n)) for n in range(500)]
+    assert sum(arena.live for arena in arenas) > before + 1
     assert kept[7](1) == 8
     del kept
     gc.collect()
-    assert [arena.code.free for arena in arenas] == before
+    assert sum(arena.live for arena in arenas) <= before, "all but the slab with room"
     for wrong in (
         add(1 << 20)[:-1],
         record("i64_add", (SLOT, 0), (SLOT, 0), (SLOT, 64)) + RETURN,
@@ -60,7 +60,7 @@ def test_memory_goes_with_the_callable() -> None:
     ):
         with pytest.raises((OperandError, LabelError)):
             make(wrong)
-    assert [arena.code.free for arena in arenas] == before
+    assert sum(arena.live for arena in arenas) <= before
 
 
 def test_what_stops_a_function_is_raised() -> None:

@@ -11,10 +11,10 @@ load and store, and at fuel; unchecked code trusts the program with the whole pr
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cnp import native
 from cnp.ebpf import quick
@@ -32,8 +32,7 @@ DEPTH = 8  #: functions that may be nested, the first one included
 MOST_DEPTH = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class Section:
+class Section(NamedTuple):
     """Data of an object: its name, its contents at the start, whether a program may write there."""
 
     name: str
@@ -41,15 +40,17 @@ class Section:
     writable: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
+NOTHING: Mapping[int, Any] = MappingProxyType({})
+
+
+class Image(NamedTuple):
     """A program as it comes out of a file. relocations: place of an lddw -> (section, offset) that it is the address of.
     names: place -> function that begins there."""
 
     code: bytes
     sections: tuple[Section, ...] = ()
-    relocations: Mapping[int, tuple[int, int]] = field(default_factory=dict)
-    names: Mapping[int, str] = field(default_factory=dict)
+    relocations: Mapping[int, tuple[int, int]] = NOTHING
+    names: Mapping[int, str] = NOTHING
 
 
 class Program:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,13 +20,14 @@ from cnp.ebpf.stops import MAIN, stopped
 from cnp.ebpf.table import BASE, Options, bytecode
 from cnp.ebpf.translate import Places, Positions, entry, entry_base, pools_of, relocated, vocabulary
 from cnp.ebpf.verify import MOST
-from cnp.emit import ENTER, Batch
+from cnp.emit import Batch
 from cnp.errors import BytecodeError
 from cnp.frame import Needs
 from cnp.library import Library
 from cnp.link import NATIVE_FRAME, code_memory
 from cnp.result import Result
 from cnp.running import CALLABLE_FRAME, CALLABLE_SPARE, Frame, alone, finish, prepare, raise_held, state_at
+from cnp.slabs import Slabs
 
 if TYPE_CHECKING:
     from cnp.ebpf.program import Program
@@ -79,23 +80,20 @@ class Compiled:
 
     def __init__(self, program: Program, checked: Translation, options: Options, places: Places) -> None:
         self.program, self.options = program, options
-        code = program.image.code
-        self.kind = kind = kind_of(
-            options, mentions_r10(code), places.packet != 0, places.unwind, len(places.data)
+        code, relocations, data = program.image.code, program.image.relocations, places.data
+        self.kind = kind = kind_of(options, mentions_r10(code), places.packet != 0, places.unwind, len(data))
+        if relocations:
+            code = relocated(code, relocations, data)
+        entry = kind.entry(options, places) if data or places.table else kind.bare
+        desk, pools = desk_of(kind.library), given(kind.bytecode, places.helpers, places.packet)
+        self._run, size, data_size = checked.compile(
+            desk.batch, kind.bytecode, code, pools, kind.frame, entry
         )
-        if program.image.relocations:
-            code = relocated(code, program.image.relocations, places.data)
-        entry = kind.entry(options, places) if places.data or places.table else kind.bare
-        batch = kept_batch(kind.library)
-        self._made = made = checked.compile(batch, kind.bytecode, code, places.pools, kind.frame, entry)
-        self._block = block = code_memory(kind.library.target).allocate(
-            made.bound, made.data_bound, owned=True
-        )
-        self.size = batch.place(block, kind.addresses)
-        self.enter = batch.routine_address(ENTER)
-        self.address = block.code_address + batch.offset(made.end)
-        if made.end > MOST_KEPT:
-            del _kept.batch
+        self._end = end = self._run.end
+        self._block, start = desk.slabs.take(size, data_size)
+        self.size, self.enter, self.address = desk.batch.place(self._block, kind.addresses, start, end)
+        if end > MOST_KEPT:
+            del _kept.desk
 
     @property
     def library(self) -> Library:
@@ -112,7 +110,7 @@ class Compiled:
 
     def instruction_at(self, op: int, name: str = MAIN) -> int:
         """Which instruction an operation belongs to."""
-        return Positions(self._made.places, self._made.end).instruction_at(op)
+        return Positions(self._run.positions, self._end).instruction_at(op)
 
     def run(self, frame: Frame, fuel: int | None) -> Result:
         """As `Entry.run`."""
@@ -137,12 +135,19 @@ class Compiled:
         )  # fmt: skip
 
 
-def kept_batch(library: Library) -> Batch:
-    """A batch for a new program; each thread keeps one."""
-    batch: Batch | None = getattr(_kept, "batch", None)
-    if batch is None:
-        batch = _kept.batch = Batch(library)
-    return batch
+class Desk:
+    """What programs are compiled with."""
+
+    def __init__(self, library: Library) -> None:
+        self.batch, self.slabs = Batch(library), Slabs(code_memory(library.target))
+
+
+def desk_of(library: Library) -> Desk:
+    """That of this thread, for a new program."""
+    desk: Desk | None = getattr(_kept, "desk", None)
+    if desk is None:
+        desk = _kept.desk = Desk(library)
+    return desk
 
 
 @lru_cache
@@ -157,11 +162,17 @@ def checked(code: bytes, helpers: Collection[int], packet: bool, unwind: int | N
     if not 0 < len(code) <= SIZE * MOST:
         return None
     rules = rules_of(packet, unwind)
-    pools = pools_of(dict.fromkeys(helpers, 0), int(packet))
     try:
-        return rules.tables.check(code, rules.pools_of(pools))
+        return rules.tables.check(
+            code, given(rules, dict.fromkeys(helpers, 0) if helpers else {}, int(packet))
+        )
     except BytecodeError:
         return None
+
+
+def given(rules: Bytecode, helpers: Mapping[int, int], packet: int) -> dict[str, dict[int, int]]:
+    """The numbers for a bytecode: addresses of helpers, and of the packet's callback, 0: there is none."""
+    return rules.pools_of(pools_of(helpers, packet)) if helpers or packet else rules.empty
 
 
 @lru_cache

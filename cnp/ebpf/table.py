@@ -6,9 +6,8 @@ Checks are those of verify.py, which words what is refused. Frames are drawn in 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from cnp.bytecode import FUNCTION, TARGET, Bytecode, Call, Functions, Jump, Map, Number, Pool, Rule, Step
 from cnp.ebpf.isa import ENDS, FIELDS, LDDW, R10, SELECTORS, SIZE, SPECS, STACK, Spec
@@ -35,8 +34,7 @@ HELPERS, PACKET = "helpers", "packet"  #: pools: number of a helper, opcode of a
 Case = tuple[dict[str, Any], tuple[Step, ...]]
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(NamedTuple):
     """How code is to be made. checked: loads and stores stay in regions. polls: endless loops can be stopped. depth: functions
     that may be nested, the first one included."""
 
