@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LONGEST = 16, LEAST_ROOM = 4096, UNBOUND = UINT32_MAX, CHUNK = 32 };
+enum { LONGEST = 16, LEAST_ROOM = 4096, UNBOUND = UINT32_MAX, CHUNK = 32, AHEAD = 24 };
 enum { CONDITION_L = 0xC, NO_CONDITION = -1 };
 enum { SHORT = 2, LONG_JMP = 5, LONG_JCC = 6 }; /* bytes of jumps */
 
@@ -199,6 +199,20 @@ uint32_t hand_offset(const struct hand *a, uint32_t label)
     return a->labels[label].offset - lost_before(a, a->labels[label].jumps);
 }
 
+/* Labels lie anywhere, and so do the jumps before them: they are fetched before they are looked at. (gcc leaves calls of
+   functions out that do nothing else, unless they are always inline.) */
+static inline __attribute__((always_inline)) void fetch_label(const struct hand *a, size_t i)
+{
+    if (i < a->jumps_count && a->jumps[i].label < a->labels_room)
+        __builtin_prefetch(&a->labels[a->jumps[i].label]);
+}
+
+static inline __attribute__((always_inline)) void fetch_lost(const struct hand *a, size_t i)
+{
+    if (i < a->jumps_count && a->jumps[i].label < a->labels_room)
+        __builtin_prefetch(&a->jumps[a->labels[a->jumps[i].label].jumps]);
+}
+
 /* One pass in the order of the code: what lies behind is final, what lies ahead can only come nearer. */
 enum hand_status hand_link(struct hand *a, size_t *size)
 {
@@ -209,6 +223,8 @@ enum hand_status hand_link(struct hand *a, size_t *size)
         return a->status = HAND_TOO_LARGE;
     for (size_t i = 0; i < a->jumps_count; i++) {
         struct hand_jump *jump = &a->jumps[i];
+        fetch_label(a, i + 2 * AHEAD);
+        fetch_lost(a, i + AHEAD);
         if (jump->label >= a->labels_room || a->labels[jump->label].offset == UNBOUND)
             return a->status = HAND_UNBOUND;
         struct hand_label to = a->labels[jump->label];
@@ -242,6 +258,8 @@ void hand_write(const struct hand *a, uint8_t *out)
     uint8_t *to = out;
     for (size_t i = 0; i < a->jumps_count; i++) {
         const struct hand_jump *jump = &a->jumps[i];
+        fetch_label(a, i + 2 * AHEAD);
+        fetch_lost(a, i + AHEAD);
         size_t size = a->code + jump->offset - from;
         copy(to, from, size, end);
         to += size;
