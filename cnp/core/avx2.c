@@ -51,9 +51,9 @@ AVX2_INLINE void keep_at_once(struct cnp_record *to, __m256i record, uint64_t he
     _mm256_storeu_si256((__m256i *)(void *)to, _mm256_blend_epi32(record, _mm256_castsi128_si256(low), 0x0F));
 }
 
-/* Copy what is quick and has no registers: each byte of a template that belongs to an operand is 0 in it, and comes from the
-   words 0 to 3 or 2 to 5 of the record. */
-AVX2_INLINE void fill_at_once(const struct variant *v, const struct cnp_record *record, uint8_t *to)
+/* The template of a quick variant with its numbers: each byte that belongs to one is 0 in it, and comes from the words 0 to 3
+   or 2 to 5 of the record. */
+AVX2_INLINE __m256i filled_at_once(const struct variant *v, const struct cnp_record *record)
 {
     const __m256i *spread = (const __m256i *)(const void *)v->spread;
     const __m256i low = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)&record->word[0]));
@@ -61,7 +61,27 @@ AVX2_INLINE void fill_at_once(const struct variant *v, const struct cnp_record *
     const __m256i code = _mm256_loadu_si256((const __m256i *)(const void *)v->code);
     const __m256i filled = _mm256_or_si256(_mm256_shuffle_epi8(low, _mm256_loadu_si256(spread)),
                                            _mm256_shuffle_epi8(high, _mm256_loadu_si256(spread + 1)));
-    _mm256_storeu_si256((__m256i *)(void *)to, _mm256_or_si256(code, filled));
+    return _mm256_or_si256(code, filled);
+}
+
+/* Copy what is quick and has no registers. */
+AVX2_INLINE void fill_at_once(const struct variant *v, const struct cnp_record *record, uint8_t *to)
+{
+    _mm256_storeu_si256((__m256i *)(void *)to, filled_at_once(v, record));
+}
+
+AVX2_INLINE __m128i turned_at_once(const struct variant *v, unsigned k, const struct cnp_record *record)
+{
+    return _mm_loadu_si128((const __m128i *)(const void *)turned_by(v, k, record));
+}
+
+/* Copy what is quick. What registers turn over is in none of the bytes that belong to a number. */
+AVX2_INLINE void turn_at_once(const struct variant *v, const struct cnp_record *record, uint8_t *to)
+{
+    _Static_assert(FAST == 3 && TURNED == sizeof(__m128i), "a pattern for each register");
+    const __m128i turned = _mm_xor_si128(_mm_xor_si128(turned_at_once(v, 0, record), turned_at_once(v, 1, record)),
+                                         turned_at_once(v, 2, record));
+    _mm256_storeu_si256((__m256i *)(void *)to, _mm256_xor_si256(filled_at_once(v, record), _mm256_zextsi128_si256(turned)));
 }
 
 #else

@@ -295,3 +295,11 @@ static inline struct operation *operation_of(const struct cnp_library *library, 
 {
     return atomic_load_explicit(&library->operations[op], memory_order_acquire);
 }
+
+/* What the register of operand k turns over. */
+static inline const uint8_t *turned_by(const struct variant *v, unsigned k, const struct cnp_record *record)
+{
+    uint32_t number;
+    memcpy(&number, (const uint8_t *)record + v->turn_from[k], sizeof number);
+    return v->turn[k] + TURNED * (size_t)(number & v->turn_mask[k]);
+}

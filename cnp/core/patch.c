@@ -118,14 +118,6 @@ static int fill_block(const struct cnp_program *p, uint32_t piece, const struct 
 
 /* ---- operations */
 
-/* What the register of operand k turns over. */
-static inline const uint8_t *turned_by(const struct variant *v, unsigned k, const struct cnp_record *record)
-{
-    uint32_t number;
-    memcpy(&number, (const uint8_t *)record + v->turn_from[k], sizeof number);
-    return v->turn[k] + TURNED * (size_t)(number & v->turn_mask[k]);
-}
-
 /* Copy one operation and nothing behind it: where the buffer ends, and where its last jump stays. */
 static void copy_exactly(const struct variant *v, const struct block *block, uint32_t keep,
                          const struct cnp_record *record, uint8_t *to)
@@ -194,8 +186,8 @@ AVX2 static uint32_t copy_ops_at_once(const struct cnp_program *p, uint32_t firs
         const struct variant *v = variants[i];
         if (LIKELY(v->spreads))
             fill_at_once(v, record, code + offsets[i]);
-        else if (v->quick)
-            copy_quickly(v, record, code + offsets[i]);
+        else if (LIKELY(v->quick))
+            turn_at_once(v, record, code + offsets[i]);
         else
             break;
     }

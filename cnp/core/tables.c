@@ -322,6 +322,15 @@ static const struct cnp_register *bank_of(const struct cnp_tables *t, unsigned k
     return kind == CNP_TAKES_R ? t->r : t->f;
 }
 
+/* Whether none of these bytes of code belongs to a fast hole. */
+static bool is_fixed(const struct variant *v, uint32_t first, uint32_t end)
+{
+    bool fixed = true;
+    for (uint32_t i = first; i < end; i++)
+        fixed &= v->spread[0][i] == NO_BYTE && v->spread[1][i] == NO_BYTE;
+    return fixed;
+}
+
 /* Whether a hole is for the number of a register and lies where these are filled at once, whichever it takes. */
 static bool is_turned(const struct cnp_tables *t, const struct variant *v, const struct form *form, const struct hole *hole)
 {
@@ -331,7 +340,7 @@ static bool is_turned(const struct cnp_tables *t, const struct variant *v, const
     const struct accept *accept = &form->accepts[hole->index];
     const uint32_t end = hole->offset + field->size;
     if ((accept->kind != CNP_TAKES_R && accept->kind != CNP_TAKES_F) || field->formula != CNP_ABSOLUTE || end > TURNED ||
-        end > v->size)
+        end > v->size || !is_fixed(v, hole->offset, end))
         return false;
     uint32_t count;
     const struct cnp_register *bank = bank_of(t, accept->kind, &count);
