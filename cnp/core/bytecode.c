@@ -20,16 +20,29 @@ static size_t translate_quickly(const struct cnp_bytecode *b, struct cnp_transla
 
 struct words { uint64_t word[2]; };
 
+/* Whether words are the host's. */
+static bool is_plain_code(const struct cnp_bytecode *b) { return LITTLE_HOST && b->size == 8 && !b->big_endian; }
+
 static uint64_t read_word(const struct cnp_bytecode *b, const uint8_t *p)
 {
     uint64_t found = 0;
-    if (LITTLE_HOST && b->size == 8 && !b->big_endian) {
+    if (is_plain_code(b)) {
         memcpy(&found, p, sizeof found);
         return found;
     }
     for (uint32_t i = 0; i < b->size; i++)
         found |= (uint64_t)p[b->big_endian ? b->size - 1 - i : i] << 8 * i;
     return found;
+}
+
+/* The word of an instruction in a loop that is compiled for plain code and for other code. */
+INLINE uint64_t word_at(const struct cnp_bytecode *b, const uint8_t *code, size_t index, bool plain)
+{
+    uint64_t word;
+    if (!plain)
+        return read_word(b, code + index * b->size);
+    memcpy(&word, code + index * sizeof word, sizeof word);
+    return word;
 }
 
 static struct words read_words(const struct cnp_bytecode *b, const struct cnp_translation *t, size_t index)
@@ -184,20 +197,27 @@ static int check_one(const struct cnp_bytecode *b, struct cnp_translation *t, si
 }
 
 /* Mark second words, and all places as not looked at. */
-static void find_words(const struct cnp_bytecode *b, struct cnp_translation *t)
+INLINE void find_words_of(const struct cnp_bytecode *b, struct cnp_translation *t, bool plain)
 {
-    const struct cnp_bits opcodes = b->fields[b->opcode];
+    const struct cnp_bits *bits = &b->fields[b->opcode];
+    const unsigned down = 64u - bits->width, up = down - bits->at;
     const uint8_t *const code = t->code, *const width = b->words;
-    const uint32_t *const first = b->first;
     struct cnp_place *const places = t->places;
-    const size_t words = t->words, size = b->size;
+    const size_t words = t->words;
     for (size_t i = 0; i < words; i++) {
-        struct words word = {{read_word(b, code + i * size), 0}};
-        uint32_t opcode = (uint32_t)field_value(&opcodes, &word);
+        const uint32_t opcode = (uint32_t)(word_at(b, code, i, plain) << up >> down);
         places[i] = (struct cnp_place){0, NONE};
-        if (UNLIKELY(width[opcode] == 2) && first[opcode] != first[opcode + 1] && i + 1 < words)
+        if (UNLIKELY(width[opcode] == 2) && b->first[opcode] != b->first[opcode + 1] && i + 1 < words)
             places[++i] = (struct cnp_place){NONE, NONE};
     }
+}
+
+static void find_words(const struct cnp_bytecode *b, struct cnp_translation *t)
+{
+    if (is_plain_code(b))
+        find_words_of(b, t, true);
+    else
+        find_words_of(b, t, false);
 }
 
 int cnp_bytecode_check(const struct cnp_bytecode *b, struct cnp_translation *t, struct cnp_evidence *evidence)
@@ -209,10 +229,10 @@ int cnp_bytecode_check(const struct cnp_bytecode *b, struct cnp_translation *t, 
     if (t->words && b->frame)
         t->places[0].rule = CALLED, t->functions = 1;
     for (size_t i = 0; i < t->words; i++) {
-        if (t->recipes && (i = check_quickly(b, t, i)) >= t->words)
-            break;
         if (t->places[i].rule == NONE)
             continue;
+        if (t->recipes)
+            i = check_quickly(b, t, i);
         int status = check_one(b, t, i, opcode_at(b, t, i), evidence);
         if (status)
             return status;
@@ -370,12 +390,13 @@ static int adopt(const struct cnp_bytecode *b, struct cnp_translation *t, size_t
 
 static void begin_program(const struct cnp_bytecode *b, struct cnp_translation *t)
 {
-    size_t number = 0;
-    for (size_t i = 0; i < t->words; i++) {
-        t->places[i].at = NONE;
-        if (b->frame && t->places[i].rule != NONE && t->places[i].rule & CALLED && number < t->functions)
+    struct cnp_place *const places = t->places;
+    const size_t words = t->words, functions = b->frame ? t->functions : 0;
+    for (size_t i = 0; i < words; i++)
+        places[i].at = NONE;
+    for (size_t i = 0, number = 0; i < words && number < functions; i++)
+        if (places[i].rule != NONE && places[i].rule & CALLED)
             t->begins[number++] = (struct cnp_begin){(uint32_t)i, 0};
-    }
     t->bound = 0, t->goes_on = 0;
 }
 

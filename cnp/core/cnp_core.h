@@ -335,11 +335,11 @@ struct cnp_begin { uint32_t index, position; };          /* a function: its inst
 /* What becomes of instructions that are alike (recipes.c). CNP_RECIPES of them are memory that the core uses as it likes:
    zeroed before it is first given, then for one bytecode and one thread at a time. */
 enum { CNP_RECIPES = 1024 };
-struct cnp_filled { int64_t base, scale; uint8_t up, down, is_signed, operand; };
+struct cnp_filled { int64_t base, scale; uint64_t mask; uint8_t up, down, operand; };
 struct cnp_recipe {
     uint64_t zero, some;
-    uint32_t key, rule;
-    uint8_t ready, target, goes, ends, steps;
+    uint32_t key, checked, translated;
+    uint8_t target, goes, ends, steps;
     struct cnp_filled filled[2];
     struct cnp_record record;
 };

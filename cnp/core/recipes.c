@@ -2,8 +2,8 @@
    and used for the others, in place of the rules:
 
        word     …  fields that only fill operands …  hint  …  | lowest 16 bits |     hint and lowest bits: the key
-       recipe   its rule; bits that have to be 0; bits that must not be; the record, but for two numbers at most, or for one
-                and a target, which is as far away as the second number says, in bytes
+       recipe   its rule, if it is checked or translated so; bits that have to be 0; bits that must not be; the record, but for
+                two numbers at most, or for one and a target, which is as far away as the second number says, in bytes
 
    An instruction that these bits do not decide, or that has other zeros than the one which its recipe was made for, has
    none: bytecode.c looks at its rules. */
@@ -14,7 +14,8 @@ _Static_assert(1 << RECIPES_BITS == CNP_RECIPES, "a recipe for each hash");
 #define BESIDE 4 /* places in which a recipe may lie */
 #define NO_OPERAND 0xFFu
 #define REST 5 /* the word in which a number is put that there is not */
-enum { CHECKED = 1, TRANSLATED = 2 };
+#define NO_RULE 0x7FFFFFFFu /* no place of a program has it */
+_Static_assert(sizeof(struct cnp_recipe) == 128, "a power of two");
 enum verdict { NO, YES, OPEN };
 
 static uint64_t bits_of(const struct cnp_bits *bits) { return ~(uint64_t)0 >> (64 - bits->width) << bits->at; }
@@ -87,8 +88,9 @@ static uint32_t known_rule(const struct cnp_bytecode *b, uint32_t opcode, const 
 static void note_number(const struct cnp_bits *bits, const struct cnp_source *source, uint32_t operand,
                         struct cnp_filled *filled)
 {
-    *filled = (struct cnp_filled){source->base, source->scale, (uint8_t)(64 - bits->at - bits->width),
-                                  (uint8_t)(64 - bits->width), bits->is_signed, (uint8_t)operand};
+    const unsigned down = 64u - bits->width;
+    *filled = (struct cnp_filled){source->base, source->scale, ~(uint64_t)0 >> (bits->is_signed ? 0 : down),
+                                  (uint8_t)(down - bits->at), (uint8_t)down, (uint8_t)operand};
 }
 
 /* The record of a step. false: it asks for more than a recipe has. */
@@ -132,7 +134,7 @@ static void make_recipe(const struct cnp_bytecode *b, struct cnp_translation *t,
 {
     const struct cnp_bits *bits = &b->fields[b->opcode];
     memset(recipe, 0, sizeof *recipe);
-    recipe->key = key + 1, recipe->target = NO_OPERAND;
+    recipe->key = key + 1, recipe->target = NO_OPERAND, recipe->checked = recipe->translated = NO_RULE;
     if (!is_known(b, bits))
         return;
     uint32_t opcode = (uint32_t)field_value(bits, words), number = known_rule(b, opcode, words, recipe);
@@ -146,24 +148,25 @@ static void make_recipe(const struct cnp_bytecode *b, struct cnp_translation *t,
     for (uint32_t k = rule->zeros; k < rule->checks; k++)
         if (judge(b, &b->limits[rule->check + k], words) != YES)
             return;
-    recipe->rule = number, recipe->zero |= rule->zero[0], recipe->ready = CHECKED;
+    recipe->checked = number, recipe->zero |= rule->zero[0];
     recipe->goes = rule->goes != CNP_GOES_ON, recipe->ends = rule->ends != 0, recipe->steps = (uint8_t)rule->steps;
     if (rule->steps == 1 && make_record(b, t, recipe, &b->steps[rule->step], words))
-        recipe->ready |= TRANSLATED;
+        recipe->translated = number;
 }
 
 /* The recipe of a key that is not in the place for it: in one of those beside it, or made. */
 static NOINLINE const struct cnp_recipe *recipe_beside(const struct cnp_bytecode *b, struct cnp_translation *t, uint32_t at,
-                                                       uint32_t key, const struct words *words)
+                                                       uint32_t key, uint64_t word)
 {
+    const struct words words = {{word, 0}};
     for (uint32_t k = 0; k < BESIDE; k++) {
         struct cnp_recipe *recipe = &t->recipes[at ^ k];
         if (!recipe->key)
-            make_recipe(b, t, recipe, key, words);
+            make_recipe(b, t, recipe, key, &words);
         if (recipe->key == key + 1)
             return recipe;
     }
-    make_recipe(b, t, &t->recipes[at], key, words); /* in the place of another one */
+    make_recipe(b, t, &t->recipes[at], key, &words); /* in the place of another one */
     return &t->recipes[at];
 }
 
@@ -174,9 +177,14 @@ static inline bool is_like(const struct cnp_recipe *recipe, uint64_t word)
 
 static inline int64_t filled_with(const struct cnp_filled *filled, uint64_t word)
 {
-    uint64_t high = word << filled->up;
-    int64_t value = filled->is_signed ? (int64_t)high >> filled->down : (int64_t)(high >> filled->down);
-    return (int64_t)((uint64_t)filled->base + (uint64_t)filled->scale * (uint64_t)value);
+    const uint64_t value = (uint64_t)((int64_t)(word << filled->up) >> filled->down) & filled->mask;
+    return (int64_t)((uint64_t)filled->base + (uint64_t)filled->scale * value);
+}
+
+/* Whether both are numbers that words of a record hold. */
+static inline bool are_words(int64_t a, int64_t b)
+{
+    return !(((uint64_t)a + TURN) >> 32 | ((uint64_t)b + TURN) >> 32);
 }
 
 /* What the loops over instructions look at, which their stores cannot change. */
@@ -186,60 +194,93 @@ struct look {
     const struct cnp_recipe *recipes;
     size_t words, size;
     unsigned shift, hint;
-    bool plain; /* words are the host's */
 };
 
-static inline struct look look_at(const struct cnp_bytecode *b, const struct cnp_translation *t)
+INLINE struct look look_at(const struct cnp_bytecode *b, const struct cnp_translation *t, bool plain)
 {
-    return (struct look){t->code, t->places, t->recipes, t->words, b->size, (b->size > 1) + (b->size > 2) + (b->size > 4),
-                         b->hint, LITTLE_HOST && b->size == 8 && !b->big_endian};
+    const size_t size = plain ? 8 : b->size;
+    return (struct look){t->code, t->places, t->recipes, t->words, size, (size > 1) + (size > 2) + (size > 4), b->hint};
 }
 
-static inline struct words look_word(const struct look *look, const struct cnp_bytecode *b, size_t index)
+INLINE const struct cnp_recipe *look_recipe(const struct look *look, const struct cnp_bytecode *b, struct cnp_translation *t,
+                                            uint64_t word)
 {
-    struct words words = {{0, 0}};
-    if (LIKELY(look->plain))
-        memcpy(words.word, look->code + index * 8, 8);
-    else
-        words.word[0] = read_word(b, look->code + index * look->size);
-    return words;
-}
-
-static inline const struct cnp_recipe *look_recipe(const struct look *look, const struct cnp_bytecode *b,
-                                                   struct cnp_translation *t, const struct words *words)
-{
-    uint32_t key = (uint32_t)(words->word[0] & KEY) | (uint32_t)(words->word[0] >> look->hint & 1) << 16;
-    uint32_t at = key * 0x9E3779B1u >> (32 - RECIPES_BITS);
-    return LIKELY(look->recipes[at].key == key + 1) ? &look->recipes[at] : recipe_beside(b, t, at, key, words);
+    const uint32_t key = (uint32_t)(word & KEY) | (uint32_t)(word >> look->hint & 1) << 16;
+    const uint32_t at = key * 0x9E3779B1u >> (32 - RECIPES_BITS);
+    return LIKELY(look->recipes[at].key == key + 1) ? &look->recipes[at] : recipe_beside(b, t, at, key, word);
 }
 
 /* The place of the instruction to which one at `index` jumps, so many bytes from it; what is none of them: there is none. */
-static inline size_t goal_from(const struct look *look, size_t index, int64_t distance)
+INLINE size_t goal_from(const struct look *look, size_t index, int64_t distance)
 {
     size_t goal = index + (size_t)(distance >> look->shift);
     bool whole = !(distance & (int64_t)(look->size - 1));
     return whole && goal < look->words && look->places[goal].rule != NONE ? goal : NONE;
 }
 
-/* As check_one, for all instructions from one on up to the first that has no recipe, or is refused. */
+INLINE size_t check_run(const struct cnp_bytecode *b, struct cnp_translation *t, size_t index, bool plain)
+{
+    const struct look look = look_at(b, t, plain);
+    const size_t last = look.words - 1, most = (MOST_RECORDS - t->most) / UINT8_MAX;
+    const size_t end = last - index < most ? last : index + most;
+    size_t steps = t->most;
+    for (; index < end; index++) {
+        const uint64_t word = word_at(b, look.code, index, plain);
+        const struct cnp_recipe *recipe = look_recipe(&look, b, t, word);
+        if (UNLIKELY(recipe->checked == NO_RULE || !is_like(recipe, word)))
+            break;
+        if (recipe->goes && goal_from(&look, index, filled_with(&recipe->filled[1], word)) == NONE)
+            break;
+        look.places[index].rule |= recipe->checked;
+        steps += recipe->steps;
+    }
+    t->most = steps;
+    return index;
+}
+
+/* As check_one, for all instructions from one on up to the first that has no recipe, or is refused, or is the last one. None of
+   them is a second word: what has two has no recipe. */
 static size_t check_quickly(const struct cnp_bytecode *b, struct cnp_translation *t, size_t index)
 {
-    const struct look look = look_at(b, t);
-    size_t most = t->most;
-    for (; index < look.words && most <= MOST_RECORDS; index++) {
-        const struct words words = look_word(&look, b, index);
-        const struct cnp_recipe *recipe = look_recipe(&look, b, t, &words);
+    return is_plain_code(b) ? check_run(b, t, index, true) : check_run(b, t, index, false);
+}
+
+INLINE size_t translate_run(const struct cnp_bytecode *b, struct cnp_translation *t, bool plain)
+{
+    const struct look look = look_at(b, t, plain);
+    struct cnp_record *const records = t->records;
+    const size_t first = t->index, room = t->room - t->count, end = look.words - first < room ? look.words : first + room;
+    const size_t behind = t->count - first;
+    const uint32_t before = t->first_position;
+    const struct cnp_recipe *last = NULL;
+    size_t index = first;
+    for (; index < end; index++) {
+        const uint64_t word = word_at(b, look.code, index, plain);
+        const struct cnp_recipe *recipe = look_recipe(&look, b, t, word);
         struct cnp_place *place = &look.places[index];
-        if (UNLIKELY(!(recipe->ready & CHECKED) || !is_like(recipe, words.word[0]) || place->rule == NONE))
+        if (UNLIKELY(place->rule != recipe->translated))
             break;
-        if (UNLIKELY(index + 1 == look.words && !recipe->ends))
+        const struct cnp_filled *filled = recipe->filled;
+        const int64_t one = filled_with(&filled[0], word), other = filled_with(&filled[1], word);
+        if (UNLIKELY(!are_words(one, other)))
             break;
-        if (recipe->goes && goal_from(&look, index, filled_with(&recipe->filled[1], words.word[0])) == NONE)
+        size_t goal = 0;
+        if (recipe->goes && UNLIKELY((goal = goal_from(&look, index, other)) == NONE))
             break;
-        place->rule |= recipe->rule;
-        most += recipe->steps;
+        const size_t count = index + behind;
+        struct cnp_record *record = &records[count];
+        begin_place(records, place, before + (uint32_t)count);
+        *record = recipe->record;
+        record->word[filled[0].operand] = (int32_t)one;
+        if (!recipe->goes)
+            record->word[filled[1].operand] = (int32_t)other;
+        else if (recipe->target != NO_OPERAND)
+            name_place_in(records, count, recipe->target, &look.places[goal], goal <= index);
+        last = recipe;
     }
-    t->most = most;
+    if (last)
+        t->goes_on = !last->ends;
+    t->index = t->bound = index, t->count = index + behind;
     return index;
 }
 
@@ -247,34 +288,5 @@ static size_t check_quickly(const struct cnp_bytecode *b, struct cnp_translation
    none of them a function begins: its rule would have a mark. */
 static size_t translate_quickly(const struct cnp_bytecode *b, struct cnp_translation *t)
 {
-    const struct look look = look_at(b, t);
-    struct cnp_record *const records = t->records;
-    const uint32_t before = t->first_position;
-    const size_t room = t->room;
-    size_t index = t->index, count = t->count;
-    for (; index < look.words && count < room; index++, count++) {
-        const struct words words = look_word(&look, b, index);
-        const struct cnp_recipe *recipe = look_recipe(&look, b, t, &words);
-        struct cnp_place *place = &look.places[index];
-        if (UNLIKELY(!(recipe->ready & TRANSLATED) || place->rule != recipe->rule))
-            break;
-        const struct cnp_filled *filled = recipe->filled;
-        const int64_t first = filled_with(&filled[0], words.word[0]), second = filled_with(&filled[1], words.word[0]);
-        if (UNLIKELY((first != (int32_t)first) | (second != (int32_t)second)))
-            break;
-        size_t goal = 0;
-        if (recipe->goes && UNLIKELY((goal = goal_from(&look, index, second)) == NONE))
-            break;
-        struct cnp_record *record = &records[count];
-        begin_place(records, place, before + (uint32_t)count);
-        *record = recipe->record;
-        record->word[filled[0].operand] = (int32_t)first;
-        if (!recipe->goes)
-            record->word[filled[1].operand] = (int32_t)second;
-        else if (recipe->target != NO_OPERAND)
-            name_place_in(records, count, recipe->target, &look.places[goal], goal <= index);
-        t->goes_on = !recipe->ends;
-    }
-    t->index = t->bound = index, t->count = count;
-    return index;
+    return is_plain_code(b) ? translate_run(b, t, true) : translate_run(b, t, false);
 }
