@@ -140,21 +140,14 @@ static int choose(struct cnp_program *program, const struct operation *op, const
     return *choice ? CNP_OK : fail(evidence, CNP_NO_FORM, program->count, record->op);
 }
 
-/* Note the plain jumps among the next operations, 64 at most, while their records are at hand; the lowest bit stands for the
-   first one. There is room for them. */
-static inline void note_jumps(struct cnp_program *program, uint64_t bits)
+/* Mark those of the next `count` operations, 64 at most, that have plain jumps; the lowest bit stands for the first one. They lie
+   in one word of the list, in which there is room. */
+static inline void mark_jumps(struct cnp_program *program, uint64_t bits, size_t count)
 {
-    struct jump *const first = &AT(program->jumps, struct jump, program->jumps.count), *jump = first;
-    for (; bits; bits &= bits - 1, jump++) {
-        const size_t op = program->count + (unsigned)__builtin_ctzll(bits);
-        const struct cnp_record *record = &program->records[op];
-        const struct variant *near = program->variants[op];
-        const unsigned operand = (near->jump_from - WORD_AT(0)) / 4u;
-        const uint32_t word = (uint32_t)record->word[operand];
-        const bool labelled = kind_of(record->kinds, operand) != CNP_POSITION;
-        *jump = (struct jump){near, (uint32_t)op, word, 0, labelled ? word : NONE};
-    }
-    program->jumps.count += (size_t)(jump - first);
+    const size_t at = program->count % 64;
+    uint64_t *word = &AT(program->jumping, uint64_t, program->count / 64);
+    *word = (at ? *word : 0) | bits << at;
+    program->jumping.count = (program->count + count + 63) / 64;
 }
 
 /* The near variants again. */
@@ -193,8 +186,8 @@ static int append_one(struct cnp_program *program, uint32_t offset, struct cnp_e
     if (status)
         return fail(evidence, status, program->count, record->op);
     record->form = choice->form;
+    mark_jumps(program, choice->jumps >> 63, 1);
     program->variants[program->count] = choice->near;
-    note_jumps(program, choice->jumps >> 63);
     program->hot_bound += choice->sizes >> 32;
     program->starts[++program->count] = offset + choice->near->size;
     return CNP_OK;
@@ -231,7 +224,7 @@ INLINE size_t put_ends(struct cnp_program *program, struct ends ends)
 {
     const size_t count = (size_t)(ends.record - program->records) - program->count;
     if (count)
-        note_jumps(program, ends.jumps >> (64 - count));
+        mark_jumps(program, ends.jumps >> (64 - count), count);
     *ends.start = (uint32_t)ends.sizes;
     program->count += count, program->hot_bound += ends.sizes >> 32;
     return count;
@@ -316,7 +309,7 @@ int cnp_append(struct cnp_program *program, const void *records, size_t count, s
     int status = CNP_OK;
     program->planned = program->settled = false;
     *done = 0;
-    if (!grow(program, count))
+    if (!grow(program, count) || !reserve(program->library, &program->jumping, sizeof(uint64_t), count / 64 + 2))
         return fail(evidence, CNP_NO_MEMORY, program->count, 0);
     if (program->moved)
         restore(program);
@@ -325,16 +318,14 @@ int cnp_append(struct cnp_program *program, const void *records, size_t count, s
     const bool framed = program->functions.count && program->limit >= 8;
     while (program->count - before < count && !status) {
         const size_t done_now = program->count - before, most = (NONE - program->starts[program->count]) / LARGEST;
-        const size_t tried = count - done_now < AT_ONCE ? count - done_now : AT_ONCE;
+        const size_t fits = 64 - program->count % 64, tried = count - done_now < fits ? count - done_now : fits;
         const uint8_t *from = (const uint8_t *)records + done_now * sizeof(struct cnp_record);
         size_t found = 0;
-        if (!reserve(program->library, &program->jumps, sizeof(struct jump), AT_ONCE))
-            status = fail(evidence, CNP_NO_MEMORY, program->count, 0);
-        else if (framed && most >= tried)
+        if (framed && most >= tried)
             found = append_quickly(program, from, tried);
         else
             memmove(&program->records[program->count], from, sizeof(struct cnp_record));
-        if (!status && found < tried)
+        if (found < tried)
             status = append_one(program, program->starts[program->count], evidence);
     }
     *done = program->count - before;

@@ -26,7 +26,6 @@ __extension__ typedef __int128 wide; /* sums of an address, an addend and a plac
 #define TURNED 16        /* bytes of code in which fields of registers are filled at once */
 #define NO_BYTE 0x80     /* of a record: what is filled with it stays 0 */
 #define STRIDE 8         /* offsets that are moved at a time; behind the last one there is room for as many */
-#define AT_ONCE 64       /* records that are appended before their jumps are noted: a bit each */
 #define BLOCK 512        /* operations that are written before their jumps are */
 #define AHEAD 24         /* jumps whose goals, which lie anywhere, are fetched before they are looked at; as many ends follow */
 #define SLACK (SHORT_CODE + 8) /* bytes from the start of an operation that are written then */
@@ -163,11 +162,10 @@ struct cnp_library {
 
 struct function { uint32_t begin, frame; };
 
-/* A plain jump, as it was appended; `op` of the ends that follow the last one is NONE. goal: the position that it goes to, which
-   cnp_plan looks up where it is that of a label, not NONE. far: the round in which it became long. */
+/* A plain jump, as cnp_plan finds it; `op` of the ends that follow the last one is NONE. goal: the position that it goes to. far: the round in which it became long. */
 struct jump {
     const struct variant *near; /* the far one is the next */
-    uint32_t op, goal, far, label;
+    uint32_t op, goal, far;
 };
 
 struct piece { /* what is not hot */
@@ -202,6 +200,7 @@ struct cnp_program {
     struct list functions, labels, cells, cell_places, tables, table_labels, numbers, jumps;
     uint32_t symbols, limit; /* limit: the last slot of the present function */
     struct list specials;    /* operations that are not plain, or that name things */
+    struct list jumping;     /* a bit for each operation: those with plain jumps; 64 are a word */
     uint64_t hot_bound;      /* bytes of all code at most */
     uint32_t growth;         /* bytes by which a plain jump becomes longer at most */
     bool planned, settled;
