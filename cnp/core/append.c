@@ -61,6 +61,31 @@ static bool is_home(const struct cnp_tables *t, int32_t offset)
     return found;
 }
 
+/* How many things there are that operands of a kind may name; none of other kinds. */
+static size_t things_of(const struct cnp_program *program, unsigned kind)
+{
+    switch (kind) {
+    case CNP_R:
+        return program->library->tables.r_count;
+    case CNP_F:
+        return program->library->tables.f_count;
+    case CNP_TABLED:
+        return program->numbers.count;
+    case CNP_POSITION:
+        return SIZE_MAX; /* linking looks what is there */
+    case CNP_LABEL:
+    case CNP_FUNCTION:
+        return program->labels.count;
+    case CNP_SYMBOL:
+        return program->symbols;
+    case CNP_CELL:
+        return program->cells.count;
+    case CNP_TABLE:
+        return program->tables.count;
+    }
+    return 0;
+}
+
 /* Whether what the operands name is there, and slots lie in the frame. */
 static int check_operands(const struct cnp_program *program, const struct cnp_operation *op,
                           const struct cnp_record *record, struct cnp_evidence *evidence)
@@ -70,12 +95,6 @@ static int check_operands(const struct cnp_program *program, const struct cnp_op
     for (unsigned i = 0; i < op->operands; i++) {
         uint32_t word = (uint32_t)record->word[i];
         unsigned kind = kind_of(record->kinds, i);
-        const size_t counts[CNP_KINDS] = {
-            [CNP_R] = t->r_count, [CNP_F] = t->f_count, [CNP_TABLED] = program->numbers.count,
-            [CNP_POSITION] = SIZE_MAX, [CNP_LABEL] = program->labels.count, /* linking looks what is at a position */
-            [CNP_FUNCTION] = program->labels.count, [CNP_SYMBOL] = program->symbols,
-            [CNP_CELL] = program->cells.count, [CNP_TABLE] = program->tables.count,
-        };
         if (kind == CNP_SLOT && word > limit) {
             fail(evidence, CNP_OUTSIDE_FRAME, program->count, record->op);
             if (evidence)
@@ -88,7 +107,8 @@ static int check_operands(const struct cnp_program *program, const struct cnp_op
         }
         if (kind == CNP_HOME)
             continue;
-        if (counts[kind] ? word >= counts[kind] : is_register(kind) || kind >= CNP_TABLED) {
+        const bool names = is_register(kind) || kind >= CNP_TABLED;
+        if (names && word >= things_of(program, kind)) {
             fail(evidence, CNP_BAD_OPERAND, program->count, record->op);
             if (evidence)
                 evidence->operand = i, evidence->value = number_of(record->word[i]);

@@ -182,10 +182,22 @@ static void add_bound(uint32_t *bounds, unsigned *count, wide word)
     bounds[at] = (uint32_t)word, ++*count;
 }
 
-static void find_bounds(const struct operation *op, const struct shape *shape, unsigned operand, unsigned kind,
-                        uint32_t *bounds, unsigned *count)
+/* Whether a form takes numbers below 0. */
+static bool takes_negative(const struct operation *op, const struct shape *shape, unsigned operand)
 {
-    if (kind == CNP_NUMBER)
+    bool takes = false;
+    for (unsigned c = 0; c < shape->choices; c++) {
+        const struct accept *accept = &op->forms[shape->choice[c].form].accepts[operand];
+        takes |= accept->low < 0 || (accept->kind != CNP_TAKES_SIGNED && accept->kind != CNP_TAKES_UNSIGNED);
+    }
+    return takes;
+}
+
+/* limit: the last word that is not looked at more closely. */
+static void find_bounds(const struct operation *op, const struct shape *shape, unsigned operand, unsigned kind,
+                        uint32_t limit, uint32_t *bounds, unsigned *count)
+{
+    if (kind == CNP_NUMBER && limit == NONE)
         add_bound(bounds, count, (wide)1 << 31);
     if (kind == CNP_WIDE)
         add_bound(bounds, count, (wide)1 << 31), add_bound(bounds, count, 1), add_bound(bounds, count, NONE);
@@ -326,8 +338,10 @@ static bool fill_tables(struct cnp_library *library, const struct operation *op,
             limit = INT32_MAX, shape->slots[4 + lane] = NONE, shape->low[lane] = low_bits(op, shape, (unsigned)operand);
         else if (is_register(kind))
             limit = (kind == CNP_R ? library->tables.r_count : library->tables.f_count) - 1;
+        else if (kind == CNP_NUMBER && !takes_negative(op, shape, (unsigned)operand))
+            limit = INT32_MAX;
         if (operand >= 0)
-            find_bounds(op, shape, (unsigned)operand, kind, bounds, &count);
+            find_bounds(op, shape, (unsigned)operand, kind, limit, bounds, &count);
         judge_lane(op, shape, operand, lane, limit, bounds, count, lanes[lane]);
         for (unsigned b = 0; b < 3; b++)
             shape->last[b][lane] = (b < count ? bounds[b] - 1 : NONE) ^ TURN;

@@ -211,7 +211,7 @@ struct cnp_program {
     uint64_t bound, base, data_base, island;
     struct list chunks, cold, stubs, routines, veneers, constants, literals, used_tables, seen, imports, wanted;
     struct list met; /* those of `seen` */
-    struct list exits, found, fresh, detours, veneer_map, literal_map, todo, routine_index, constant_index;
+    struct list exits, found, fresh, longer, detours, veneer_map, literal_map, todo, routine_index, constant_index;
     size_t detours_used;
     uint32_t cells_used, end, rounds;
     struct list import_address, symbol_address;
@@ -289,6 +289,11 @@ static inline wide operand_value(const struct cnp_program *program, const struct
     }
     return record->word[i];
 }
+
+/* ---- sets of operations: lists with a bit for each, 64 of them a word */
+
+static inline void mark(const struct list *set, size_t op) { AT(*set, uint64_t, op / 64) |= (uint64_t)1 << op % 64; }
+static inline bool is_marked(const struct list *set, size_t op) { return AT(*set, uint64_t, op / 64) >> op % 64 & 1; }
 
 static inline struct operation *operation_of(const struct cnp_library *library, uint32_t op)
 {

@@ -22,7 +22,7 @@ int cnp_program_open(struct cnp_program **program, struct cnp_library *library, 
 #define LISTS(do_) \
     do_(functions) do_(labels) do_(cells) do_(cell_places) do_(tables) do_(table_labels) do_(numbers) do_(jumps) do_(jumping) do_(specials) \
     do_(chunks) do_(cold) do_(stubs) do_(routines) do_(veneers) do_(constants) do_(literals) do_(used_tables) \
-    do_(seen) do_(met) do_(imports) do_(wanted) do_(exits) do_(found) do_(fresh) do_(detours) do_(veneer_map) do_(todo) \
+    do_(seen) do_(met) do_(imports) do_(wanted) do_(exits) do_(found) do_(fresh) do_(longer) do_(detours) do_(veneer_map) do_(todo) \
     do_(routine_index) do_(constant_index) do_(literal_map) do_(import_address) do_(symbol_address)
 
 /* The arrays with an item for each operation, and the size of their items. */

@@ -8,7 +8,7 @@
    An instruction that these bits do not decide, or that has other zeros than the one which its recipe was made for, has
    none: bytecode.c looks at its rules. */
 
-#define RECIPES_BITS 10
+#define RECIPES_BITS 11
 _Static_assert(1 << RECIPES_BITS == CNP_RECIPES, "a recipe for each hash");
 #define KEY 0xFFFFu
 #define BESIDE 4 /* places in which a recipe may lie */

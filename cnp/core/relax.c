@@ -86,6 +86,13 @@ static void push(struct cnp_program *p, uint32_t *longer)
     move_all(p, at, p->count + 1, grown);
 }
 
+/* Bytes of what a jump holds at most, if each operation between it and its goal becomes longer by `growth`. */
+static inline uint64_t farthest(const struct jump *jump, int64_t value, uint64_t growth)
+{
+    const int64_t between = (int64_t)jump->goal - jump->op;
+    return (uint64_t)(value < 0 ? -value : value) + growth * (uint64_t)(between < 0 ? -between : between);
+}
+
 /* Choose the lengths; false: it takes so many rounds that settle.c must decide, or there is no memory to note them. */
 static bool relax(struct cnp_program *p)
 {
@@ -100,12 +107,11 @@ static bool relax(struct cnp_program *p)
     for (size_t k = 0; k < p->jumps.count; k++) {
         struct jump *jump = &jumps[k];
         fetch_goal(jump, starts);
-        const int64_t value = distance(starts, jump), between = (int64_t)jump->goal - jump->op;
+        const int64_t value = distance(starts, jump);
         const bool is_short = jump->near->jump_size == 1, misses = is_short & ((uint64_t)(value - INT8_MIN) > UINT8_MAX);
-        const uint64_t most = (uint64_t)(value < 0 ? -value : value) + growth * (uint64_t)(between < 0 ? -between : between);
         jump->far = misses, longer += misses;
         pending[count] = (uint32_t)k;
-        count += is_short & !misses & (most > INT8_MAX); /* others reach whatever becomes long between */
+        count += is_short & !misses & (farthest(jump, value, growth) > INT8_MAX); /* others reach whatever becomes long between */
     }
     for (unsigned round = 2; longer && round < ROUNDS; round++)
         if (!relax_round(p, pending, &count, round))
@@ -152,6 +158,33 @@ static int special_exits(struct cnp_program *p)
     return status;
 }
 
+/* Bytes by which an operation becomes longer at most. */
+static uint32_t most_growth(const struct cnp_program *p)
+{
+    uint32_t most = p->growth;
+    for (size_t i = 0; i < p->specials.count; i++) {
+        const struct variant *near = p->variants[AT(p->specials, uint32_t, i)];
+        const uint32_t growth = near[1].size - near[0].size;
+        most = growth > most ? growth : most;
+    }
+    return most;
+}
+
+/* The short jumps that may not reach in the end; how many. */
+static size_t find_pending(struct cnp_program *p, uint32_t *pending)
+{
+    const uint32_t growth = most_growth(p);
+    size_t count = 0;
+    for (size_t k = 0; k < p->jumps.count; k++) {
+        struct jump *jump = &AT(p->jumps, struct jump, k);
+        fetch_goal(jump, p->starts);
+        jump->far = 0;
+        pending[count] = (uint32_t)k;
+        count += (jump->near->jump_size == 1) & (farthest(jump, distance(p->starts, jump), growth) > INT8_MAX);
+    }
+    return count;
+}
+
 /* Plain jumps that do not reach become long; those that do are left in the list. */
 static bool lengthen_jumps(struct cnp_program *p, uint32_t *pending, size_t *count)
 {
@@ -164,41 +197,48 @@ static bool lengthen_jumps(struct cnp_program *p, uint32_t *pending, size_t *cou
             continue;
         }
         jump->far = 1, p->variants[jump->op]++;
-        AT(p->fresh, uint32_t, jump->op) = p->rounds + 1;
+        mark(&p->longer, jump->op);
     }
     bool changed = left < *count;
     *count = left;
     return changed;
 }
 
-/* What became long in this round moves everything behind it. */
-static void push_fresh(struct cnp_program *p)
+/* The same of the exits of special operations. */
+static int lengthen_specials(struct cnp_program *p, bool *changed)
 {
-    const uint32_t *fresh = p->fresh.data, round = p->rounds + 1;
+    *changed = false;
+    if (!any_misses(p))
+        return CNP_OK;
+    int status = lengthen(p, 0, changed);
+    for (size_t i = 0; i < p->found.count; i++)
+        mark(&p->longer, AT(p->found, uint32_t, i));
+    return status;
+}
+
+/* Where everything lies: what became longer moves everything behind it. */
+static void push_longer(struct cnp_program *p)
+{
+    size_t at = 0;
     uint32_t grown = 0;
-    for (size_t op = 0; op < p->count; op++) {
-        p->offsets[op] += grown;
-        if (UNLIKELY(fresh[op] == round)) {
+    for (size_t w = 0; w <= p->count / 64; w++)
+        for (uint64_t left = AT(p->longer, uint64_t, w); left; left &= left - 1) {
+            const size_t op = 64 * w + (size_t)__builtin_ctzll(left);
             const struct variant *far = p->variants[op];
-            grown += far->size - far[-1].size;
+            move_all(p, at, op + 1, grown);
+            at = op + 1, grown += far->size - far[-1].size;
         }
-    }
+    move_all(p, at, p->count + 1, grown);
 }
 
 /* done: false where settle.c must decide, because it takes too many rounds, or a veneer. */
 static int settle_specials(struct cnp_program *p, bool *done)
 {
-    size_t count = 0;
     p->todo.count = 0;
     uint32_t *pending = reserve(p->library, &p->todo, sizeof *pending, p->jumps.count + 1);
-    if (!pending || !set_of(p->library, &p->fresh, 4 * p->count))
+    if (!pending || !ops_set(p, &p->fresh) || !ops_set(p, &p->longer))
         return CNP_NO_MEMORY;
-    for (size_t k = 0; k < p->jumps.count; k++) {
-        struct jump *jump = &AT(p->jumps, struct jump, k);
-        jump->far = 0;
-        if (jump->near->jump_size == 1)
-            pending[count++] = (uint32_t)k;
-    }
+    size_t count = find_pending(p, pending);
     for (size_t i = 0; i < p->cold.count; i++)
         AT(p->cold, struct piece, i).block = &form_of(p, AT(p->cold, struct piece, i).op)->block[0][1];
     memcpy(p->offsets, p->starts, (p->count + 1) * sizeof *p->offsets);
@@ -209,12 +249,12 @@ static int settle_specials(struct cnp_program *p, bool *done)
         status = special_exits(p);
     for (; !status && p->rounds < ROUNDS; p->rounds++) {
         bool changed, jumps = lengthen_jumps(p, pending, &count);
-        status = any_misses(p) ? lengthen(p, 0, &changed) : (changed = false, CNP_OK);
+        status = lengthen_specials(p, &changed);
         if (p->veneers.count)
             return status;
         if (!changed && !jumps)
             return *done = true, status;
-        push_fresh(p);
+        push_longer(p);
         if (!status)
             status = settle_rest(p);
     }

@@ -336,7 +336,7 @@ static bool is_renewed(const struct cnp_program *p, const struct exit *exit)
     if (exit->piece >= p->count && piece_at(p, exit->piece)->kind != PIECE_COLD)
         return false;
     uint32_t op = exit->piece < p->count ? exit->piece : piece_at(p, exit->piece)->op;
-    return AT(p->fresh, uint32_t, op) == p->rounds + 1;
+    return is_marked(&p->fresh, op);
 }
 
 /* Give what misses far variants, or veneers where they have them already. changed: whether anything could be done. The
@@ -348,13 +348,14 @@ static int lengthen(struct cnp_program *p, wide margin, bool *changed)
     int status = CNP_OK;
     *changed = false;
     p->found.count = 0; /* operations that become far */
+    memset(p->fresh.data, 0, p->fresh.count);
     for (size_t i = 0; i < count && !status; i++) {
         struct exit *exit = &exits[i];
         if (!misses(p, exit, margin) || is_renewed(p, exit))
             continue;
         if (take_far(p, exit->piece)) {
             uint32_t op = exit->piece < p->count ? exit->piece : piece_at(p, exit->piece)->op;
-            AT(p->fresh, uint32_t, op) = p->rounds + 1;
+            mark(&p->fresh, op);
             status = add(p, &p->found, &op, sizeof op, NULL);
             *changed = true;
         } else {
@@ -396,6 +397,12 @@ static void forget_veneers(struct cnp_program *p)
             memset(maps[i]->data, 0, maps[i]->count * sizeof(struct entry));
 }
 
+/* A set of operations, empty. false: no memory. */
+static bool ops_set(struct cnp_program *p, struct list *set)
+{
+    return set_of(p->library, set, (p->count / 64 + 1) * sizeof(uint64_t));
+}
+
 /* The layout of any program. */
 static int settle_slowly(struct cnp_program *p)
 {
@@ -405,7 +412,7 @@ static int settle_slowly(struct cnp_program *p)
         AT(p->chunks, struct cluster, i).veneer = AT(p->chunks, struct cluster, i).last_veneer = NONE;
     for (size_t i = 0; i < p->cold.count; i++)
         AT(p->cold, struct piece, i).block = &form_of(p, AT(p->cold, struct piece, i).op)->block[0][1];
-    if (!set_of(p->library, &p->fresh, 4 * p->count))
+    if (!ops_set(p, &p->fresh))
         return CNP_NO_MEMORY;
     int status = place_all(p);
     if (!status)
