@@ -9,12 +9,12 @@ static const struct choice *scan(const struct cnp_program *program, const struct
                                  const struct cnp_record *record)
 {
     wide values[CNP_OPERANDS], taken;
-    for (unsigned i = 0; i < shape->operands; i++)
+    for (unsigned i = 0; i < op->row->operands; i++)
         values[i] = operand_value(program, record, i);
     for (unsigned c = 0; c < shape->choices; c++) {
         const struct form *form = &op->forms[shape->choice[c].form];
         bool fits = true;
-        for (unsigned i = 0; i < shape->operands && fits; i++)
+        for (unsigned i = 0; i < op->row->operands && fits; i++)
             fits = take(&form->accepts[i], kind_of(shape->kinds, i), values[i], &taken);
         if (fits && is_tied(program->library, form, record))
             return &shape->choice[c];

@@ -398,7 +398,7 @@ static int make_shape(struct cnp_library *library, uint32_t number, uint32_t kin
     struct shape *shape = keep(library, sizeof *shape);
     if (!shape)
         return fail(evidence, CNP_NO_MEMORY, (size_t)-1, 0);
-    shape->kinds = kinds, shape->operands = op->row->operands;
+    shape->kinds = kinds;
     for (unsigned i = 0; i < 8; i++) {
         unsigned kind = kind_of(kinds, i);
         if ((kind == CNP_NONE) != (i >= op->row->operands) || kind >= CNP_KINDS)

@@ -18,6 +18,7 @@ __extension__ typedef __int128 wide; /* sums of an address, an addend and a plac
 #define UNLIKELY(x) __builtin_expect(!!(x), 0)
 #define NOINLINE __attribute__((noinline))
 #define INLINE static inline __attribute__((always_inline))
+#define LINE 64          /* bytes of a cache line, as most processors have them */
 #define NONE 0xFFFFFFFFu
 #define REGION 0x10000000u
 #define ROUNDS 16        /* of the layout without a margin */
@@ -65,16 +66,16 @@ struct accept {
    worked out once: these bits are turned over in what is copied, and the stores leave them as they are. */
 struct variant {
     uint8_t code[SHORT_CODE];
+    const uint8_t *turn[FAST];    /* TURNED bytes for each register */
+    uint8_t turn_mask[FAST];      /* 31; 0 where no operand turns anything */
+    uint8_t turn_from[FAST];      /* byte in the record */
+    uint8_t quick;                /* it is short, and these are all its holes but a jump */
+    uint8_t spreads;              /* it is quick, and no operand turns anything */
     uint8_t spread[2][SHORT_CODE]; /* the fast holes byte by byte: the number of the byte in words 0 to 3, 2 to 5; NO_BYTE */
     uint64_t base[FAST], mask[FAST];
-    const uint8_t *turn[FAST];    /* TURNED bytes for each register */
-    uint32_t turn_mask[FAST];     /* 31; 0 where no operand turns anything */
-    uint8_t turn_from[FAST];      /* byte in the record */
     uint8_t from[FAST], at[FAST]; /* bytes in the record and in the code */
     uint32_t size;                /* without the jump to the next operation */
     uint8_t turns;                /* operands that turn something */
-    uint8_t quick;                /* it is short, and these are all its holes but a jump */
-    uint8_t spreads;              /* it is quick, and no operand turns anything */
     uint8_t rest;                 /* holes that are filled one by one */
     uint8_t jump_from;            /* where the operand that it goes to lies in a record */
     uint8_t jump_size;            /* bytes of a plain relative jump to a label; 0: there is none */
@@ -125,11 +126,11 @@ enum { ALWAYS = 1, NEGATIVE = 2 };
 struct shape {
     struct shape *next;
     uint32_t kinds;
-    uint8_t operands, choices;
+    uint8_t choices;
     uint8_t things; /* operands that name things of the program */
     uint8_t homes;  /* some register lives at its home on this target */
     uint8_t pairs;  /* bits: some form says that the words 0 and 1, 1 and 2, 2 and 0 are equal, or different */
-    uint32_t last[4][4], low[4];
+    uint32_t low[4], last[4][4];
     uint32_t slots[8]; /* the upper half: all ones where the limit is that of the frame; last[3] is 0 there */
     uint8_t *table[8]; /* one for each set of those pairs that are equal */
     struct choice choice[CHOICES];

@@ -24,18 +24,18 @@ static int bad(struct cnp_evidence *evidence, const char *table, size_t number)
     return CNP_BAD_TABLES;
 }
 
-/* Memory that lives as long as the library, zeroed. */
+/* Memory that lives as long as the library, zeroed, from the start of a cache line on. */
 static void *keep(struct cnp_library *library, size_t size)
 {
-    size = (size + 15) & ~(size_t)15;
     struct slab *slab = library->slabs;
-    size_t head = (sizeof *slab + 15) & ~(size_t)15;
+    size = (size + LINE - 1) & ~(size_t)(LINE - 1);
     if (!slab || slab->size - slab->used < size) {
-        size_t whole = head + (size > 32768 ? size : 32768);
+        size_t whole = sizeof *slab + LINE + (size > 32768 ? size : 32768);
         slab = library->allocator.resize(library->allocator.context, NULL, 0, whole);
         if (!slab)
             return NULL;
-        slab->size = whole, slab->used = head, slab->next = library->slabs;
+        slab->size = whole, slab->used = sizeof *slab, slab->next = library->slabs;
+        slab->used += -((uintptr_t)slab + slab->used) % LINE;
         library->slabs = slab;
     }
     void *found = (char *)slab + slab->used;
