@@ -160,14 +160,39 @@ static int choose(struct cnp_program *program, const struct operation *op, const
     return *choice ? CNP_OK : fail(evidence, CNP_NO_FORM, program->count, record->op);
 }
 
-/* Mark those of the next `count` operations, 64 at most, that have plain jumps; the lowest bit stands for the first one. They lie
-   in one word of the list, in which there is room. */
-static inline void mark_jumps(struct cnp_program *program, uint64_t bits, size_t count)
+/* Jump number `jump` goes to a label, which is looked up when it is planned. */
+static NOINLINE void name_label(struct cnp_program *program, size_t jump, uint32_t label)
 {
-    const size_t at = program->count % 64;
-    uint64_t *word = &AT(program->jumping, uint64_t, program->count / 64);
-    *word = (at ? *word : 0) | bits << at;
-    program->jumping.count = (program->count + count + 63) / 64;
+    AT(program->named, struct named, program->named.count++) = (struct named){(uint32_t)jump, label};
+}
+
+/* Note the plain jumps of those of 64 operations, from `first` on, that have a bit; the lowest stands for the first one. There is
+   room for them. */
+static inline void note_jumps(struct cnp_program *program, size_t first, uint64_t bits)
+{
+    const struct cnp_record *const records = program->records + first;
+    const struct variant *const *const variants = program->variants + first;
+    struct jump *const begin = program->jumps.data, *jump = begin + program->jumps.count;
+    uint32_t most = program->growth, unreached = 0;
+    for (; bits; bits &= bits - 1, jump++) {
+        const unsigned i = (unsigned)__builtin_ctzll(bits);
+        const struct variant *near = variants[i];
+        uint32_t word;
+        memcpy(&word, (const uint8_t *)&records[i] + near->jump_from, sizeof word);
+        jump->near = near, jump->op = (uint32_t)first + i, jump->goal = word;
+        if (UNLIKELY((records[i].kinds >> (near->jump_from - WORD_AT(0)) & 15) != CNP_POSITION))
+            name_label(program, (size_t)(jump - begin), word);
+        unreached |= near->unreached;
+        most = near->growth > most ? near->growth : most;
+    }
+    program->jumps.count = (size_t)(jump - begin), program->growth = most, program->reach &= !unreached;
+}
+
+/* Room for the jumps of 64 more operations. */
+static inline bool reserve_jumps(struct cnp_program *program)
+{
+    return reserve(program->library, &program->jumps, sizeof(struct jump), 64) &&
+           reserve(program->library, &program->named, sizeof(struct named), 64);
 }
 
 /* The near variants again. */
@@ -206,8 +231,8 @@ static int append_one(struct cnp_program *program, uint32_t offset, struct cnp_e
     if (status)
         return fail(evidence, status, program->count, record->op);
     record->form = choice->form;
-    mark_jumps(program, choice->jumps >> 63, 1);
     program->variants[program->count] = choice->near;
+    note_jumps(program, program->count, choice->jumps >> 63);
     program->hot_bound += choice->sizes >> 32;
     program->starts[++program->count] = offset + choice->near->size;
     return CNP_OK;
@@ -244,7 +269,7 @@ INLINE size_t put_ends(struct cnp_program *program, struct ends ends)
 {
     const size_t count = (size_t)(ends.record - program->records) - program->count;
     if (count)
-        mark_jumps(program, ends.jumps >> (64 - count), count);
+        note_jumps(program, program->count, ends.jumps >> (64 - count));
     *ends.start = (uint32_t)ends.sizes;
     program->count += count, program->hot_bound += ends.sizes >> 32;
     return count;
@@ -329,7 +354,7 @@ int cnp_append(struct cnp_program *program, const void *records, size_t count, s
     int status = CNP_OK;
     program->planned = program->settled = false;
     *done = 0;
-    if (!grow(program, count) || !reserve(program->library, &program->jumping, sizeof(uint64_t), count / 64 + 2))
+    if (!grow(program, count))
         return fail(evidence, CNP_NO_MEMORY, program->count, 0);
     if (program->moved)
         restore(program);
@@ -338,14 +363,16 @@ int cnp_append(struct cnp_program *program, const void *records, size_t count, s
     const bool framed = program->functions.count && program->limit >= 8;
     while (program->count - before < count && !status) {
         const size_t done_now = program->count - before, most = (NONE - program->starts[program->count]) / LARGEST;
-        const size_t fits = 64 - program->count % 64, tried = count - done_now < fits ? count - done_now : fits;
+        const size_t tried = count - done_now < 64 ? count - done_now : 64;
         const uint8_t *from = (const uint8_t *)records + done_now * sizeof(struct cnp_record);
         size_t found = 0;
-        if (framed && most >= tried)
+        if (UNLIKELY(!reserve_jumps(program)))
+            status = fail(evidence, CNP_NO_MEMORY, program->count, 0);
+        else if (framed && most >= tried)
             found = append_quickly(program, from, tried);
         else
             memmove(&program->records[program->count], from, sizeof(struct cnp_record));
-        if (found < tried)
+        if (found < tried && !status)
             status = append_one(program, program->starts[program->count], evidence);
     }
     *done = program->count - before;

@@ -65,7 +65,7 @@ struct accept {
    The fields of a register operand lie anywhere in the first bytes. What each register of the bank changes there is
    worked out once: these bits are turned over in what is copied, and the stores leave them as they are. */
 struct variant {
-    uint8_t code[SHORT_CODE];
+    _Alignas(LINE) uint8_t code[SHORT_CODE];
     const uint8_t *turn[FAST];    /* TURNED bytes for each register */
     uint8_t turn_mask[FAST];      /* 31; 0 where no operand turns anything */
     uint8_t turn_from[FAST];      /* byte in the record */
@@ -79,6 +79,8 @@ struct variant {
     uint8_t rest;                 /* holes that are filled one by one */
     uint8_t jump_from;            /* where the operand that it goes to lies in a record */
     uint8_t jump_size;            /* bytes of a plain relative jump to a label; 0: there is none */
+    uint8_t unreached;            /* the far variant's jump does not reach everywhere */
+    uint32_t growth;              /* bytes by which the far variant is longer */
     uint32_t jump_at, jump_mask;
     int32_t jump_add;             /* its value: goal - operation + jump_add */
     uint32_t handled;             /* bits: the fast holes, registers and the jump, of the block's first 32 holes */
@@ -163,11 +165,13 @@ struct cnp_library {
 
 struct function { uint32_t begin, frame; };
 
-/* A plain jump, as cnp_plan finds it; `op` of the ends that follow the last one is NONE. goal: the position that it goes to. far: the round in which it became long. */
+/* A plain jump; `op` of the ends that follow the last one is NONE. goal: the position that it goes to. far: the round in which it became long. */
 struct jump {
     const struct variant *near; /* the far one is the next */
     uint32_t op, goal, far;
 };
+
+struct named { uint32_t jump, label; }; /* where a jump goes to, if that is a label */
 
 struct piece { /* what is not hot */
     const struct block *block;
@@ -198,10 +202,9 @@ struct cnp_program {
     uint32_t *offsets; /* … where they lie, once it is settled */
     const struct variant **variants; /* that each operation takes; the near ones until it is settled */
     size_t count, room, rooms[4]; /* of operations; of items in those arrays */
-    struct list functions, labels, cells, cell_places, tables, table_labels, numbers, jumps;
+    struct list functions, labels, cells, cell_places, tables, table_labels, numbers, jumps, named;
     uint32_t symbols, limit; /* limit: the last slot of the present function */
     struct list specials;    /* operations that are not plain, or that name things */
-    struct list jumping;     /* a bit for each operation: those with plain jumps; 64 are a word */
     uint64_t hot_bound;      /* bytes of all code at most */
     uint32_t growth;         /* bytes by which a plain jump becomes longer at most */
     bool planned, settled;

@@ -390,41 +390,19 @@ static uint32_t position_of(const struct cnp_program *p, uint32_t label)
     return position < 0 || position > NONE ? NONE : (uint32_t)position;
 }
 
-/* Where the plain jump of a record goes to. */
-static inline uint32_t plain_goal(const struct cnp_program *p, const struct cnp_record *record, const struct variant *near)
+/* The places that plain jumps go to by name, and ends behind the last one. */
+static int find_goals(struct cnp_program *p)
 {
-    const unsigned operand = (near->jump_from - WORD_AT(0)) / 4u;
-    const uint32_t word = (uint32_t)record->word[operand];
-    return LIKELY(kind_of(record->kinds, operand) == CNP_POSITION) ? word : position_of(p, word);
-}
-
-/* The plain jumps, and by how much they may grow at most. reach: all have a far variant that reaches everywhere. */
-static int find_jumps(struct cnp_program *p)
-{
-    const struct cnp_record *const records = p->records;
-    const struct variant *const *const variants = p->variants;
-    uint32_t most = 0;
-    bool reach = true;
-    p->jumps.count = 0;
-    for (size_t w = 0; w < p->jumping.count; w++) {
-        struct jump *const first = reserve(p->library, &p->jumps, sizeof *first, 64), *jump = first;
-        if (!first)
-            return CNP_NO_MEMORY;
-        for (uint64_t left = AT(p->jumping, uint64_t, w); left; left &= left - 1, jump++) {
-            const uint32_t op = (uint32_t)(64 * w) + (uint32_t)__builtin_ctzll(left);
-            const struct variant *near = variants[op];
-            const uint32_t growth = near[1].size - near->size;
-            *jump = (struct jump){near, op, plain_goal(p, &records[op], near), 0};
-            reach &= near[1].jump_size == 4;
-            most = growth > most ? growth : most;
-        }
-        p->jumps.count += (size_t)(jump - first);
-    }
     struct jump *end = reserve(p->library, &p->jumps, sizeof *end, AHEAD);
-    for (unsigned i = 0; i < AHEAD && end; i++)
+    if (!end)
+        return CNP_NO_MEMORY;
+    for (unsigned i = 0; i < AHEAD; i++)
         end[i] = (struct jump){NULL, NONE, 0, 0};
-    p->growth = most, p->reach = reach;
-    return end ? CNP_OK : CNP_NO_MEMORY;
+    for (size_t i = 0; i < p->named.count; i++) {
+        const struct named *named = &AT(p->named, struct named, i);
+        AT(p->jumps, struct jump, named->jump).goal = position_of(p, named->label);
+    }
+    return CNP_OK;
 }
 
 /* The positions that jumps go to, checked, and what else operations name. The first of both that is refused counts. */
@@ -517,7 +495,7 @@ int cnp_plan(struct cnp_program *p, const uint32_t *roots, size_t count, struct 
     p->planned = p->settled = false;
     if (p->moved)
         restore(p);
-    if (find_jumps(p))
+    if (find_goals(p))
         return fail(evidence, CNP_NO_MEMORY, (size_t)-1, 0);
     int status = check_program(p, evidence);
     if (status)

@@ -14,13 +14,13 @@ int cnp_program_open(struct cnp_program **program, struct cnp_library *library, 
         cnp_program_close(*program);
         return fail(evidence, CNP_NO_MEMORY, (size_t)-1, 0);
     }
-    (*program)->starts[0] = (*program)->offsets[0] = 0;
+    cnp_reset(*program);
     return CNP_OK;
 }
 
 /* Every list of a program. */
 #define LISTS(do_) \
-    do_(functions) do_(labels) do_(cells) do_(cell_places) do_(tables) do_(table_labels) do_(numbers) do_(jumps) do_(jumping) do_(specials) \
+    do_(functions) do_(labels) do_(cells) do_(cell_places) do_(tables) do_(table_labels) do_(numbers) do_(jumps) do_(named) do_(specials) \
     do_(chunks) do_(cold) do_(stubs) do_(routines) do_(veneers) do_(constants) do_(literals) do_(used_tables) \
     do_(seen) do_(met) do_(imports) do_(wanted) do_(exits) do_(found) do_(fresh) do_(longer) do_(detours) do_(veneer_map) do_(todo) \
     do_(routine_index) do_(constant_index) do_(literal_map) do_(import_address) do_(symbol_address)
@@ -54,7 +54,7 @@ void cnp_reset(struct cnp_program *program)
     program->seen.count = forms, program->met.count = met; /* cnp_plan forgets them */
     program->count = 0;
     program->starts[0] = program->offsets[0] = 0;
-    program->hot_bound = 0;
+    program->hot_bound = 0, program->growth = 0, program->reach = true;
     program->symbols = program->limit = 0;
     program->planned = program->settled = program->moved = false;
 }

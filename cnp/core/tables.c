@@ -496,7 +496,9 @@ static int read_operation(struct cnp_library *library, uint32_t number, struct o
             return status;
         make_variant(library, &variants[2 * i], &forms[i], &forms[i].block[0][0]);
         make_variant(library, &variants[2 * i + 1], &forms[i], &forms[i].block[1][0]);
-        if (variants[2 * i].jump_size && !variants[2 * i + 1].jump_size)
+        struct variant *near = &variants[2 * i];
+        near->growth = near[1].size - near->size, near->unreached = near[1].jump_size != 4;
+        if (near->jump_size && !near[1].jump_size)
             forms[i].plain = 0;
     }
     *found = made;
