@@ -29,6 +29,7 @@ __extension__ typedef __int128 wide; /* sums of an address, an addend and a plac
 #define STRIDE 8         /* offsets that are moved at a time; behind the last one there is room for as many */
 #define BLOCK 512        /* operations that are written before their jumps are */
 #define AHEAD 24         /* jumps whose goals, which lie anywhere, are fetched before they are looked at; as many ends follow */
+#define PAGE_AHEAD (4096 / sizeof(struct cnp_record)) /* records in a row that are fetched before they are looked at */
 #define SLACK (SHORT_CODE + 8) /* bytes from the start of an operation that are written then */
 
 /* ---- rows */

@@ -184,6 +184,7 @@ AVX2 static uint32_t copy_ops_at_once(const struct cnp_program *p, uint32_t firs
     size_t i = first;
     for (; i < end; i++, record++) {
         const struct variant *v = variants[i];
+        __builtin_prefetch(record + PAGE_AHEAD); /* what fetches by itself stops at the end of a page */
         if (LIKELY(v->spreads))
             fill_at_once(v, record, code + offsets[i]);
         else if (LIKELY(v->quick))
