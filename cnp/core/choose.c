@@ -422,8 +422,10 @@ static int make_shape(struct cnp_library *library, uint32_t number, uint32_t kin
     }
     if (!fill_tables(library, op, shape, known))
         return fail(evidence, CNP_NO_MEMORY, (size_t)-1, 0);
-    shape->next = atomic_load_explicit(&library->shapes[number], memory_order_relaxed);
-    atomic_store_explicit(&library->shapes[number], shape, memory_order_release);
+    _Atomic(struct shape *) *end = &library->shapes[number];
+    for (struct shape *last; (last = atomic_load_explicit(end, memory_order_relaxed));)
+        end = &last->next;
+    atomic_store_explicit(end, shape, memory_order_release); /* what programs use first, most of them use most */
     return CNP_OK;
 }
 
@@ -432,7 +434,7 @@ static inline const struct shape *shape_among(_Atomic(struct shape *) const *sha
 {
     const struct shape *shape = atomic_load_explicit(shapes, memory_order_acquire);
     while (shape && shape->kinds != kinds)
-        shape = shape->next;
+        shape = atomic_load_explicit(&shape->next, memory_order_acquire);
     return shape;
 }
 

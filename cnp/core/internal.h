@@ -127,7 +127,7 @@ enum { ALWAYS = 1, NEGATIVE = 2 };
 #define WORD_AT(i) ((uint8_t)(offsetof(struct cnp_record, word) + 4u * (i)))
 
 struct shape {
-    struct shape *next;
+    _Atomic(struct shape *) next;
     uint32_t kinds;
     uint8_t choices;
     uint8_t things; /* operands that name things of the program */
@@ -155,7 +155,7 @@ struct cnp_library {
     struct cnp_allocator allocator;
     struct slab *slabs;
     _Atomic(struct operation *) *operations;
-    _Atomic(struct shape *) *shapes; /* of each operation, the last one first */
+    _Atomic(struct shape *) *shapes; /* of each operation, in the order in which they were needed */
     struct block *routines, veneer;
     bool avx2;    /* the processor has it */
     bool homes;   /* some register lives at its home */
