@@ -334,7 +334,7 @@ static int prepare(void)
         return 0;
     if (!(raised_key = PyUnicode_InternFromString("cnp: raised in generated code")))
         return -1;
-    if (!(callable_type = PyType_FromSpec(&callable_spec)))
+    if (!(callable_type = PyType_FromSpec(&callable_spec)) || !(recording_type = PyType_FromSpec(&recording_spec)))
         return -1;
     errno = pthread_key_create(&thread_end, free_frames);
     if (!errno)

@@ -84,6 +84,7 @@ ffibuilder.set_source(
     extra_compile_args=[
         "-std=gnu11",
         "-O2",
+        "-fvisibility=hidden",  # calls of its own go straight
         "-fno-strict-aliasing",  # frames are memory of the generated code's types
         "-Wall",
         "-Wextra",

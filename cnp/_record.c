@@ -17,12 +17,21 @@ struct cnp_recorder {
 /* What a number is where this operand stands; whether places may stand there. */
 enum { TAKES_NUMBERS = 1, TAKES_POSITIONS = 2, TAKES_THINGS = 4 };
 
-/* Bytes that are a callable's first item; the others: slow, and the owner of the recorder. */
+/* An operation, as cnp/records.py describes it. */
 struct recorded {
     struct cnp_recorder *recorder;
     uint16_t op;
     uint8_t operands, takes[CNP_OPERANDS];
 };
+
+/* The `self` of a callable. owner: of the recorder. As for those of generated code there is no tp_clear. */
+struct recording {
+    PyObject_HEAD
+    struct recorded which;
+    PyObject *slow, *owner;
+};
+
+static PyObject *recording_type;
 
 static bool is(PyObject *object, uintptr_t type)
 {
@@ -123,22 +132,17 @@ static unsigned write_operand(const struct recorded *which, unsigned i, PyObject
 /* Append the operation; false: nothing was appended. */
 static bool record_operation(const struct recorded *which, PyObject *const *args, Py_ssize_t given)
 {
-    struct cnp_program *program = which->recorder->program;
+    struct cnp_record record = {.op = which->op};
     if (!which->recorder->open || given != which->operands)
         return false;
-    struct cnp_record *record = cnp_room(program, 1);
-    if (!record)
-        return false;
-    memset(record, 0, sizeof *record);
-    record->op = which->op;
     for (unsigned i = 0; i < which->operands; i++) {
-        unsigned kind = write_operand(which, i, args[i], record);
+        unsigned kind = write_operand(which, i, args[i], &record);
         if (kind == CNP_NONE)
             return false;
-        record->kinds |= CNP_KIND(kind, i);
+        record.kinds |= CNP_KIND(kind, i);
     }
     size_t done;
-    return cnp_append(program, record, 1, &done, NULL) == CNP_OK;
+    return cnp_append(which->recorder->program, &record, 1, &done, NULL) == CNP_OK;
 }
 
 /* The same call of the callable in Python. */
@@ -171,23 +175,23 @@ static bool is_source(PyObject *at)
 
 static PyObject *recorded_call(PyObject *self, PyObject *const *args, Py_ssize_t given, PyObject *names)
 {
-    struct recorded which;
+    const struct recording *made = (const struct recording *)self;
+    const struct cnp_recorder *recorder = made->which.recorder;
     PyObject *at = NULL;
-    memcpy(&which, PyBytes_AsString(PyTuple_GetItem(self, 0)), sizeof which);
     if (names && PyTuple_Size(names)) {
         if (PyTuple_Size(names) > 1 || PyUnicode_CompareWithASCIIString(PyTuple_GetItem(names, 0), "at"))
-            return call_slowly(PyTuple_GetItem(self, 1), args, given, names);
+            return call_slowly(made->slow, args, given, names);
         at = args[given] == Py_None ? NULL : args[given];
         if (at && !is_source(at))
-            return call_slowly(PyTuple_GetItem(self, 1), args, given, names);
+            return call_slowly(made->slow, args, given, names);
     }
-    if (!record_operation(&which, args, given)) {
+    if (!record_operation(&made->which, args, given)) {
         if (PyErr_Occurred())
             return NULL;
-        return call_slowly(PyTuple_GetItem(self, 1), args, given, names);
+        return call_slowly(made->slow, args, given, names);
     }
-    PyObject *position = PyLong_FromSize_t(cnp_count(which.recorder->program) - 1);
-    if (position && at && PyDict_SetItem((PyObject *)which.recorder->sources, position, at) < 0) {
+    PyObject *position = PyLong_FromLong((long)cnp_count(recorder->program) - 1); /* of all ways to make one the fastest */
+    if (position && at && PyDict_SetItem((PyObject *)recorder->sources, position, at) < 0) {
         Py_DECREF(position);
         return NULL;
     }
@@ -198,19 +202,62 @@ static PyMethodDef recorded_method = {
     "operation", (PyCFunction)(void (*)(void))recorded_call, METH_FASTCALL | METH_KEYWORDS,
     "Append this operation with its operands; its position. at: its source position as (file, line)."};
 
+static int recording_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    const struct recording *made = (const struct recording *)self;
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(made->slow);
+    Py_VISIT(made->owner);
+    return 0;
+}
+
+static void recording_dealloc(PyObject *self)
+{
+    struct recording *made = (struct recording *)self;
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    Py_DECREF(made->slow);
+    Py_DECREF(made->owner);
+    PyObject_GC_Del(self);
+    Py_DECREF(type);
+}
+
+static PyType_Slot recording_slots[] = {
+    {Py_tp_traverse, recording_traverse},
+    {Py_tp_dealloc, recording_dealloc},
+    {Py_tp_doc, "An operation of a program under construction: the __self__ of the function that appends it."},
+    {0, NULL},
+};
+
+static PyType_Spec recording_spec = {
+    .name = "cnp._core.Recording",
+    .basicsize = sizeof(struct recording),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = recording_slots,
+};
+
 /* make_recorded(which, slow, owner): which are the bytes of a `struct recorded`. */
 static PyObject *make_recorded(PyObject *self, PyObject *items)
 {
     (void)self;
-    char *which;
-    Py_ssize_t size;
-    if (PyTuple_Size(items) != 3 || PyBytes_AsStringAndSize(PyTuple_GetItem(items, 0), &which, &size))
+    PyObject *which, *slow, *owner;
+    if (!PyArg_ParseTuple(items, "SOO:make_recorded", &which, &slow, &owner))
         return NULL;
-    if (size != sizeof(struct recorded)) {
+    if (PyBytes_Size(which) != sizeof(struct recorded)) {
         PyErr_SetString(PyExc_ValueError, "these are no bytes of a struct recorded");
         return NULL;
     }
-    return PyCFunction_NewEx(&recorded_method, items, NULL);
+    struct recording *made = PyObject_GC_New(struct recording, (PyTypeObject *)recording_type);
+    if (!made)
+        return NULL;
+    memcpy(&made->which, PyBytes_AsString(which), sizeof made->which);
+    Py_INCREF(slow);
+    Py_INCREF(owner);
+    made->slow = slow, made->owner = owner;
+    PyObject_GC_Track(made);
+    PyObject *function = PyCFunction_NewEx(&recorded_method, (PyObject *)made, NULL);
+    Py_DECREF(made);
+    return function;
 }
 
 /* -- what Python asks of records in bulk ------------------------------------------------------------------- */

@@ -102,9 +102,9 @@ def with_operand(program: Program, op: Op, operand: str, value: object) -> Op:
     number = names.index(operand)
     accept = form.accepts[number]
     if isinstance(value, int) and not isinstance(value, bool) and accept.kind == "label":
-        value = program.label_at(value)
+        value = program.labels.at(value)
     for label in value.labels if isinstance(value, Table) else (value,):
-        if getattr(label, "program", program) is not program:
+        if getattr(label, "owner", program.labels) is not program.labels:
             raise OperandError(
                 f"{operand}: {value!r} is of another program", **facts, allowed="its own labels"
             )

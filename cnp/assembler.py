@@ -104,9 +104,9 @@ class Assembler:
         self._forget()
         self.program = Program(self.library)
         self._closed = False
-        self._things = Things(self.program)
+        self._things = Things(self.library, self.program.labels)
         if native.core_module is not None and not (self._strict and self._absent):
-            self.program.ops.records = Records(self.program, self._things)
+            self.program.ops.records = Records(self._things)
         self._locals = Locals(self.label)
         self.ops = Ops(self.program, self._select_at, self._check_open)
         self.rodata = Data(self.program, RODATA, self._own_open)
@@ -331,7 +331,7 @@ class Assembler:
         for number in places:
             value = found[number]
             if isinstance(value, int):
-                found[number] = self.program.label_at(value)
+                found[number] = self.program.labels.at(value)
             for label in value.labels if isinstance(value, Table) else (value,):
                 self._own(label)
         return tuple(found)
@@ -339,7 +339,7 @@ class Assembler:
     def _own(self, place: object) -> None:
         """LabelError if this is a label of another program, or a place beside one."""
         label = place.place if isinstance(place, Offset) else place
-        if isinstance(label, (Label, DataLabel)) and label.program is not self.program:
+        if isinstance(label, (Label, DataLabel)) and label.owner is not self.program.labels:
             raise LabelError(f"label {label.name!r} belongs to another program", label=label.name)
 
     def _own_open(self, place: object) -> None:
@@ -369,7 +369,7 @@ class Assembler:
             message = f"frame is {frame!r} bytes; give a multiple of 8"
             raise OperandError(message, op=name, operand="frame", value=frame, allowed=8)
         self._check_name(name)
-        new = self.program.named[name] = Function(name, self.program, None, True, frame=frame)
+        new = self.program.named[name] = Function(name, self.program.labels, None, True, frame=frame)
         return new
 
     def begin(self, function: Function) -> Function:
@@ -399,9 +399,7 @@ class Assembler:
 
     def label(self, name: str = "") -> Label:
         """A new label, not yet bound. name: for messages."""
-        new = Label(name or f"label {len(self.program.labels)}", self.program)
-        self.program.labels.append(new)
-        return new
+        return self.program.labels.new(name)
 
     def bind(self, label: Label | str, entry: bool = False, address: int | None = None) -> Label:
         """Bind a label, or the global one of a name, to the next operation. entry: `code.enter` may enter here.
@@ -515,7 +513,7 @@ class Assembler:
 
     def table(self, *labels: Label | int) -> Table:
         """A jump table of labels and positions, 8 bytes an entry. `asm.rodata` holds those of other shapes."""
-        found = [self.program.label_at(o) if type(o) is int else o for o in labels]
+        found = [self.program.labels.at(o) if type(o) is int else o for o in labels]
         for label in found:
             if not isinstance(label, Label):
                 raise no_label("table", label, "labels and positions")

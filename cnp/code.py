@@ -158,7 +158,7 @@ class Code:
         if isinstance(place, int) or (isinstance(place, Label) and place.address is None):
             return self.image.base + self.image.offsets[self.position(place)]
         try:
-            if getattr(place, "program", self.program) is not self.program:
+            if getattr(place, "owner", self.program.labels) is not self.program.labels:
                 raise LookupError(place)
             return self.image.address(place)
         except LookupError:
@@ -170,7 +170,7 @@ class Code:
         label = place if isinstance(place, Label) else None
         position = place.position if isinstance(place, Label) else place
         if (
-            (label and label.program is not self.program)
+            (label and label.owner is not self.program.labels)
             or not isinstance(position, int)
             or not 0 <= position < len(self.image.offsets)
         ):

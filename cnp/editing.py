@@ -125,7 +125,7 @@ def splice(program: Program, start: int, count: int, new: list[Op], first: bool)
     }
     if len(new) > 1:
         program.composed[start] = len(new)
-    program.forget_positions()
+    program.labels.forget_positions()
 
 
 def shifted(aligned: dict[int, int], moved: Callable[[int], int]) -> dict[int, int]:

@@ -67,13 +67,61 @@ def core() -> tuple[Any, Any]:
 # ---- the library
 
 
-def closing(lib: Any, library: Any, users: list[bool], close: Any, handle: Any) -> None:
-    """Free a program or a library, whichever the garbage collector finalizes first: programs take the library's allocator
-    until the end, so that it goes with its last user."""
-    if close:
-        close(handle)
-    if users.pop():
-        lib.cnp_library_close(library)
+class Programs:
+    """A library of the core and its programs, whichever the garbage collector finalizes first: programs take the library's
+    allocator until the end, so that it goes with the last of them. One that nobody has any more stays with its memory for
+    the next, so that short-lived ones do not ask the system for theirs again and again.
+
+    Finalizers come at any time, in any thread: what they share are lists, which grow and shrink at once. They use nothing of
+    this module, which may be gone before them. most: operations of a program that stays.
+    """
+
+    def __init__(self, ffi: Any, lib: Any, library: Any, most: int = 1 << 16) -> None:
+        self._ffi, self._lib, self._library, self._most = ffi, lib, library, most
+        self._users = [True]  # the library's owner, then a False for each program
+        self._kept: list[Any] = []
+        self._wanted = True
+
+    def open(self, core: CoreLibrary) -> Any:
+        """An empty program."""
+        try:
+            handle = self._kept.pop()
+        except IndexError:
+            place, evidence = self._ffi.new("struct cnp_program **"), self._ffi.new("struct cnp_evidence *")
+            core.check(self._lib.cnp_program_open(place, self._library, evidence), evidence[0])
+            handle = place[0]
+            self._users.append(False)
+        return self._ffi.gc(handle, self._give_back)
+
+    def _give_back(self, handle: Any) -> None:
+        if self._kept or self._lib.cnp_count(handle) > self._most:
+            self._close(handle)
+        else:
+            self._lib.cnp_reset(handle)
+            self._kept.append(handle)
+            if not self._wanted:
+                self._close_kept()
+
+    def close(self, _: Any) -> None:
+        """The library's owner is gone."""
+        self._wanted = False
+        self._close_kept()
+        self._leave()
+
+    def _close_kept(self) -> None:
+        try:
+            while True:
+                self._close(self._kept.pop())
+        except IndexError:
+            return
+
+    def _close(self, handle: Any) -> None:
+        self._lib.cnp_program_close(handle)
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._users.pop():
+            self._lib.cnp_library_close(self._library)
 
 
 class CoreLibrary:
@@ -92,10 +140,9 @@ class CoreLibrary:
         self.names = library.operations
         self.numbers = {name: index for index, name in enumerate(self.names)}
         self.check(self.lib.cnp_library_open(place, tables, heap, evidence), evidence[0])
-        self.users = [True]  # itself, then a False for each program
         self.preparing = threading.Lock()  # many threads use a library, one at a time completes it
-        self.close = partial(closing, self.lib, place[0], self.users)
-        self.handle = self.ffi.gc(place[0], partial(self.close, None))
+        self.programs = Programs(self.ffi, self.lib, place[0])
+        self.handle = self.ffi.gc(place[0], self.programs.close)
 
     def _hold(self, value: Any) -> Any:
         self._keep.append(value)
@@ -270,11 +317,8 @@ class Batch:
     def __init__(self, library: Library) -> None:
         self.library = core_library(library)
         self._ffi, self._lib = self.library.ffi, self.library.lib
-        place = self._ffi.new("struct cnp_program **")
+        self._handle = self.library.programs.open(self.library)
         self._evidence = self._ffi.new("struct cnp_evidence *")
-        self._check(self._lib.cnp_program_open(place, self.library.handle, self._evidence))
-        self.library.users.append(False)
-        self._handle = self._ffi.gc(place[0], partial(self.library.close, self._lib.cnp_program_close))
         self._done = self._ffi.new("size_t *")
         self._number = self._ffi.new("uint32_t *")
         self._size = self._ffi.new("uint64_t *")

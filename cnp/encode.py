@@ -48,15 +48,15 @@ def encode(
     addresses = resolve(dict.fromkeys(records.batch.needed()), imports or {})
     try:
         with records.alone():
-            return linked(records, base, data_base, addresses)
+            return linked(program, records, base, data_base, addresses)
     except RangeError as error:
         error.evidence["at"] = records.sources.get(error.index)
         raise
 
 
-def linked(records: Records, base: int, data_base: int, addresses: dict[str, int]) -> Image:
+def linked(program: Program, records: Records, base: int, data_base: int, addresses: dict[str, int]) -> Image:
     """The image of a planned program."""
-    batch, program = records.batch, records.program
+    batch = records.batch
     size = batch.settle(base, data_base, addresses)
     places = {cell: batch.cell_place(number) for number, cell in enumerate(records.things.cells)}
     used = {cell: data_base + place for cell, place in places.items() if place >= 0}

@@ -63,7 +63,7 @@ def move(program: Program, after: list[int]) -> None:
         span.start, span.end = new(span.start), new(span.end)
     program.aligned = {new(position): size for position, size in program.aligned.items()}
     program.composed = {new(position): count for position, count in program.composed.items()}
-    program.forget_positions()
+    program.labels.forget_positions()
 
 
 def fused(program: Program, name: str, parts: tuple[str, ...], ops: list[Op]) -> Op | None:

@@ -1,4 +1,4 @@
-"""Labels by name and by number: global ones of a program, local ones that are defined again and again.
+"""Labels by name and by number: those of a program, local ones that are defined again and again.
 
 asm["done"]            the label of that name, made when it is first asked for
 asm.local(1)           binds the next label 1 here
@@ -12,6 +12,36 @@ from collections.abc import Callable
 
 from cnp.errors import LabelError
 from cnp.operands import Label
+
+
+class Labels(list[Label]):
+    """The labels of a program, in the order in which they were made, with those of its positions. That is all that a label
+    knows of its program, so that nothing keeps a program longer than somebody has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._positions: dict[int, Label] = {}
+
+    def new(self, name: str = "", position: int | None = None) -> Label:
+        """A label. name: for messages."""
+        made = Label(name or f"label {len(self)}", self, position)
+        self.append(made)
+        return made
+
+    def at(self, position: int) -> Label:
+        """A label for an operation that was given by its position."""
+        found = self._positions.get(position)
+        if found is None:
+            found = self._positions[position] = self.new(f"op {position}", position)
+        return found
+
+    def is_position(self, label: Label) -> bool:
+        """Whether a label is one of those."""
+        return label.position is not None and self._positions.get(label.position) is label
+
+    def forget_positions(self) -> None:
+        """Positions mean other operations from now on."""
+        self._positions.clear()
 
 
 class Locals:

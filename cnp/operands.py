@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from cnp.errors import OperandError
 
 if TYPE_CHECKING:
-    from cnp.program import Program
+    from cnp.labels import Labels
 
 
 class Slot(NamedTuple):
@@ -74,13 +74,14 @@ class Place:
 
 @dataclass(eq=False, slots=True)
 class Label(Place):
-    """A place in a program: the operation that it is bound to. entry: the interpreter may enter here.
+    """A place in a program: the operation that it is bound to. owner: the labels of that program, by which labels of
+    others are told. entry: the interpreter may enter here.
 
     address: of a label that is bound to no operation, but to what lies there.
     """
 
     name: str
-    program: Program = field(repr=False)
+    owner: Labels = field(repr=False)
     position: int | None = None
     entry: bool = False
     address: int | None = field(default=None, kw_only=True)
@@ -99,7 +100,7 @@ class DataLabel(Place):
     """A place in a data section, `offset` bytes from its start; None: not yet bound."""
 
     name: str
-    program: Program = field(repr=False)
+    owner: Labels = field(repr=False)
     section: str = ""
     offset: int | None = None
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from cnp.errors import LabelError, OperandError
+from cnp.labels import Labels
 from cnp.library import Library
 from cnp.operands import At, DataLabel, Function, Label, Lazy, Offset, Place, Slot, Table, Value
 from cnp.oplist import OpList
@@ -61,7 +62,7 @@ class Program:
     library: Library
     ops: OpList = field(default_factory=OpList)
     functions: list[Function] = field(default_factory=list)
-    labels: list[Label] = field(default_factory=list)
+    labels: Labels = field(default_factory=Labels)
     roots: tuple[str, ...] = ("cnp_enter",)
     named: dict[str, Label] = field(default_factory=dict)
     exports: dict[str, Place] = field(default_factory=dict)
@@ -72,23 +73,6 @@ class Program:
     composed: dict[int, int] = field(default_factory=dict)
     prototypes: dict[str, str] = field(default_factory=dict)
     codes: int = 0
-    _positions: dict[int, Label] = field(default_factory=dict)
-
-    def label_at(self, position: int) -> Label:
-        """A label for an operation that was given by its position."""
-        found = self._positions.get(position)
-        if found is None:
-            found = self._positions[position] = Label(f"op {position}", self, position)
-            self.labels.append(found)
-        return found
-
-    def is_position(self, label: Label) -> bool:
-        """Whether a label is one of those."""
-        return label.position is not None and self._positions.get(label.position) is label
-
-    def forget_positions(self) -> None:
-        """Positions mean other operations from now on."""
-        self._positions.clear()
 
     def composition_at(self, position: int) -> range | None:
         """The operations that one was composed of and that a position is among."""
@@ -142,12 +126,12 @@ class Program:
         if records is None:
             self.check_functions()
         else:
-            records.plan()
+            records.plan(self)
 
     def in_core(self) -> Records | None:
         """The operations as the core has them, where it knows all of the program."""
         records = self.ops.records
-        return records if records is not None and records.whole() else None
+        return records if records is not None and records.whole(self) else None
 
     def check_op(self, index: int, op: Op) -> None:
         """The same for what one operation refers to."""

@@ -38,6 +38,7 @@ from cnp.emit import (
     R,
 )
 from cnp.errors import LabelError, OperandError, StateError
+from cnp.labels import Labels
 from cnp.library import Library
 from cnp.operands import At, Cell, Function, Label, Lazy, Register, Slot, Symbol, Table, Value
 from cnp.program import Op, Program, check_slots
@@ -74,11 +75,12 @@ class UnknownError(Exception):
 class Things:
     """What the records of a program name by number: labels, cells, tables, symbols, and numbers that have no room.
 
-    batch: the core's program, which numbers them likewise; None: there is none. known: label, cell or table -> number.
+    owned: the labels of the program. batch: the core's program, which numbers things likewise; None: there is none. known:
+    label, cell or table -> number.
     """
 
-    def __init__(self, program: Program) -> None:
-        self.program = program
+    def __init__(self, library: Library, owned: Labels) -> None:
+        self.library, self.owned = library, owned
         self.batch: Batch | None = None
         self.known: dict[object, int] = {}
         self.labels: list[Label] = []
@@ -99,11 +101,7 @@ class Things:
         if isinstance(value, Register):
             return (R if value.bank == "r" else F), value.index
         if isinstance(value, Label):
-            if (
-                value.position is not None
-                and 0 <= value.position < 1 << 31
-                and self.program.is_position(value)
-            ):
+            if value.position is not None and 0 <= value.position < 1 << 31 and self.owned.is_position(value):
                 return POSITION, value.position
             return (FUNCTION if isinstance(value, Function) else LABEL), self._label(value)
         if isinstance(value, Cell):
@@ -183,7 +181,7 @@ class Things:
         if kind in HALVES:
             return int(HALVES[kind].unpack(PAIR.pack(*wide))[0])
         if kind == POSITION:  # one where nothing can be is an unbound label, as it is in a call
-            return self.program.label_at(word)
+            return self.owned.at(word)
         if word < 0:
             raise LookupError(kind)
         if kind == TABLED:
@@ -235,7 +233,7 @@ def read(
     """The operation of a record with its operands. OperandError: it is none, or names what there is not; a slot lies
     outside of the function's frame."""
     number, _, kinds, *words = record
-    library = things.program.library
+    library = things.library
     if number >= len(library.operations):
         raise strange(index, "", "", number)
     operation = library[library.operations[number]]
@@ -247,7 +245,7 @@ def read(
     for n, kind in enumerate(found[:count]):
         try:
             values.append(things.value(kind, words[n], (words[4], words[5])))
-            check_register(things.program, kind, values[-1])
+            check_register(library, kind, values[-1])
         except LookupError:
             raise strange(index, operation.name, str(n), words[n]) from None
     slots = tuple(value if kind == SLOT else None for kind, value in zip(found, values, strict=False))
@@ -259,14 +257,14 @@ def read(
     return operation, tuple(values)
 
 
-def check_register(program: Program, kind: int, value: Value) -> None:
+def check_register(library: Library, kind: int, value: Value) -> None:
     """LookupError: the vocabulary has no such register, or none whose home this is."""
-    registers = program.library.registers
+    registers = library.registers
     if isinstance(value, Register) and not 0 <= value.index < len(registers.get(value.bank, ())):
         raise LookupError(value)
     if kind == HOME:
         every = [Register(bank, n) for bank, numbers in registers.items() for n in range(len(numbers))]
-        if value not in [Slot(program.library.home(register)) for register in every]:
+        if value not in [Slot(library.home(register)) for register in every]:
             raise LookupError(value)
 
 
@@ -322,10 +320,9 @@ class Records:
     """The operations of a program under construction, as the core has them. sources, meant: what `Op` says besides, by
     position. bounds: bytes of code and data at most, as `plan` found them."""
 
-    def __init__(self, program: Program, things: Things) -> None:
-        self.program, self.things = program, things
-        self.library = program.library
-        self.batch = things.batch = Batch(program.library)
+    def __init__(self, things: Things) -> None:
+        self.things, self.library = things, things.library
+        self.batch = things.batch = Batch(self.library)
         self.sources: dict[int, At] = {}
         self.meant: dict[int, tuple[Value, ...]] = {}
         self.bounds = (0, 0)
@@ -462,9 +459,8 @@ class Records:
 
     # ---- the whole
 
-    def whole(self) -> bool:
-        """Whether the core knows everything that the program has beside its operations."""
-        program = self.program
+    def whole(self, program: Program) -> bool:
+        """Whether the core knows everything that their program has beside its operations."""
         if program.cold or program.aligned or program.lazy:
             return False
         if any(section.data or section.fixes for section in program.sections.values()):
@@ -474,9 +470,8 @@ class Records:
             return False
         return all(label.address is None for label in (*self.things.labels, *exported))
 
-    def plan(self) -> None:
-        """Check the program and collect what belongs to it. LabelError, OperandError: as `Program.check`."""
-        program = self.program
+    def plan(self, program: Program) -> None:
+        """Check their program and collect what belongs to it. LabelError, OperandError: as `Program.check`."""
         if program.composed:
             for position, op in self.select(kinds=[POSITION]):
                 program.check_op(position, op)

@@ -196,7 +196,7 @@ class Unpacker:
         self.library = library
         self.program = program = Program(library)
         self.labels = [self.label(*row) for row in contents["labels"]]
-        self.data = [DataLabel(text(n), program, text(s), whole(o)) for n, s, o in contents["data"]]
+        self.data = [DataLabel(text(n), program.labels, text(s), whole(o)) for n, s, o in contents["data"]]
         self.tables = [Table(tuple(self.labels[whole(n)] for n in row)) for row in contents["tables"]]
         self.cells: list[Cell] = [
             Cell() if name is None else Lazy(0, text(name), whole(frame))
@@ -208,7 +208,7 @@ class Unpacker:
 
     def fill(self, contents: dict[str, Any]) -> None:
         program = self.program
-        program.labels = [label for label in self.labels if not isinstance(label, Function)]
+        program.labels += [label for label in self.labels if not isinstance(label, Function)]
         functions = [self.labels[whole(n)] for n in contents["functions"]]
         program.functions = [function for function in functions if isinstance(function, Function)]
         count = len(contents["ops"])
@@ -238,9 +238,9 @@ class Unpacker:
         place = None if position is None else whole(position)
         at = None if address is None else whole(address)
         if frame is None:
-            return Label(text(name), self.program, place, entry is True, address=at)
+            return Label(text(name), self.program.labels, place, entry is True, address=at)
         return Function(
-            text(name), self.program, place, entry is True, frame=multiple(whole(frame)), address=at
+            text(name), self.program.labels, place, entry is True, frame=multiple(whole(frame)), address=at
         )
 
     def initial(self, item: object) -> int | Place:

@@ -60,7 +60,7 @@ class Data:
 
     def __init__(self, program: Program, name: str, own: Callable[[object], None]) -> None:
         self.name = name
-        self._program, self._section, self._own = program, program.sections[name], own
+        self._labels, self._section, self._own = program.labels, program.sections[name], own
         self._order = program.library.target.byteorder
         self._mark = "<" if self._order == "little" else ">"
 
@@ -72,7 +72,7 @@ class Data:
 
     def label(self, name: str = "") -> DataLabel:
         """A new label, not yet bound."""
-        return DataLabel(name or f"{self.name} label", self._program)
+        return DataLabel(name or f"{self.name} label", self._labels)
 
     def bind(self, label: DataLabel) -> DataLabel:
         """Bind a label to the next byte. LabelError: it is bound already or of another program."""

@@ -54,8 +54,8 @@ int main(void)
     must("program", cnp_program_open(&program, library, &evidence));
     must("label", cnp_label(program, &label));
     must("function", cnp_function(program, label, FRAME));
-    for (size_t at = 0, done; at < COUNT; at += done) {
-        int status = cnp_append(program, records + at, COUNT - at, &done, &evidence);
+    for (size_t at = 0, done; at < COUNT; at += done) { /* half of them at once, the others one by one */
+        int status = cnp_append(program, records + at, at < COUNT / 2 ? COUNT / 2 - at : 1, &done, &evidence);
         if (status == CNP_UNPREPARED)
             status = cnp_prepare(library, evidence.op, evidence.what, &evidence);
         must("append", status);

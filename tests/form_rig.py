@@ -57,7 +57,7 @@ class Rig:
         self.order, self.mark = library.target.byteorder, layout.order(library)
         self.wide = "-DCNP_F32_IS_WIDE" in library.target.cflags
         self.program = Program(library, functions=[])
-        self.program.functions.append(Function("main", self.program, 0, True, FRAME))
+        self.program.functions.append(Function("main", self.program.labels, 0, True, FRAME))
         self.uses: list[Use] = []
         self.refused: list[str] = []  #: uses whose operands their own form cannot hold
         for use in uses:
@@ -87,7 +87,7 @@ class Rig:
         self.positions.append(len(ops))
         kinds = [accept.kind for accept in use.form.accepts]
         labels = TABLE if "table" in kinds else int("label" in kinds or use.operation.name == "jump_address")
-        goals = tuple(Label("", self.program, len(ops) + 2 + n) for n in range(labels))
+        goals = tuple(Label("", self.program.labels, len(ops) + 2 + n) for n in range(labels))
         given: dict[str, Value] = {"table": Table(goals), "label": goals[0]} if goals else {}
         values = tuple(given.get(kind, value) for kind, value in zip(kinds, use.values, strict=True))
         ops.append(Op(use.operation, use.form, values, None))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +27,26 @@ def asm() -> cnp.Assembler:
 
 
 # ---- operands
+
+
+def test_a_program_goes_as_soon_as_nobody_has_it(asm: cnp.Assembler) -> None:
+    """Labels and functions do not keep it; its memory is there for the next one."""
+    function, again, data = asm["f"], asm.here("again"), asm.data.here()
+    position = asm.i64_add(slot(0), slot(0), slot(8))
+    asm.br_i64_lt_s(slot(0), slot(8), position)
+    asm.jump(again)
+    program = weakref.ref(asm.program)
+    gc.disable()
+    try:
+        asm.close()
+        asm.reset()
+        assert program() is None
+    finally:
+        gc.enable()
+    asm.function("f", frame=16)
+    for place in (function, again, data):
+        with pytest.raises(LabelError):
+            asm.export("place", place)
 
 
 def test_operations_are_methods_that_return_positions(asm: cnp.Assembler) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import platform
 import random
 from dataclasses import replace
@@ -149,7 +150,7 @@ def chosen_alike(asm: Assembler) -> None:
     """The core chooses the same forms and gives the same bytes: as records whose jumps name positions, so that a batch
     decides by tables."""
     program, batch = asm.program, emit.Batch(asm.library)
-    things = Things(program)
+    things = Things(program.library, program.labels)
     things.batch = batch
     (main,) = program.functions
     batch.function(main.frame, things.operand(main)[1])
@@ -207,6 +208,44 @@ def test_a_batch_is_linked_for_any_base_and_again_after_a_reset() -> None:
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the library of this test is for x86-64")
+def ret(lib: Library) -> bytes:
+    return emit.RECORD.pack(lib["ret"].index, 0, emit.SLOT, *[0] * 6)
+
+
+def returning(lib: Library, count: int) -> emit.Batch:
+    """So many times `ret`."""
+    batch = emit.Batch(lib)
+    batch.function(8)
+    batch.extend(count * ret(lib))
+    return batch
+
+
+def place(batch: emit.Batch) -> int:
+    return batch.address(batch._handle)
+
+
+def test_memory_of_a_program_is_there_for_the_next() -> None:
+    """… unless that is much, or another one is kept already; and the library goes after its programs."""
+    lib = library("x86_64")
+    first, second = returning(lib, 3), returning(lib, 2)
+    kept = place(first)
+    del first
+    del second  # one is enough
+    again = emit.Batch(lib)
+    assert (place(again), len(again)) == (kept, 0)
+    with pytest.raises(StateError):
+        again.extend(ret(lib))  # nothing is left of its functions
+    del again
+    large = returning(lib, (1 << 16) + 1)
+    assert place(large) == kept
+    del large
+    assert not emit.core_library(lib).programs._kept
+    last = returning(lib, 1)
+    del lib
+    gc.collect()
+    assert last.link()[0] > 0
+
+
 def test_one_call_does_what_several_do() -> None:
     fresh = emit.Batch(
         Library.load(cnp.runtime.installed("ops", "x86_64"))

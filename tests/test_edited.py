@@ -83,13 +83,13 @@ def every_form(library: Library, turns: int) -> Program:
     dice = random.Random(library.target.name)
     operands = Operands(library, dice)
     program = Program(library, functions=[])
-    function = Function("f", program, 0, True, 1 << 40)
+    function = Function("f", program.labels, 0, True, 1 << 40)
     program.functions.append(function)
     for operation in map(library.__getitem__, library.operations):
         for number in range(len(operation.forms)):
             for use in operands.uses(operation, number, turns):
                 here = len(program.ops)
-                goal = Label("", program, dice.randint(max(0, here - 20), here))
+                goal = Label("", program.labels, dice.randint(max(0, here - 20), here))
                 given: dict[str, Value] = {
                     "label": goal,
                     "table": Table((goal, goal)),

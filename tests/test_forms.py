@@ -82,7 +82,7 @@ def test_the_cheapest_form_that_fits_is_taken(target: str) -> None:
     """Of all forms that accept some operands, none is cheaper than the one that the assembler takes."""
     lib, random = library(target), Random(SEED)
     maker, choose = Operands(lib, random), chooser(lib).choose
-    label = Label("", Program(lib))
+    label = Label("", Program(lib).labels)
     for name in {operation.name: 0 for operation, _ in forms_to_run(lib)}:
         costs = [cost(form.near) for form in lib[name].forms]
         assert costs == sorted(costs), name

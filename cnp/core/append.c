@@ -195,6 +195,17 @@ static inline bool reserve_jumps(struct cnp_program *program)
            reserve(program->library, &program->named, sizeof(struct named), 64);
 }
 
+/* What follows from a choice for the next operation, whose record is there. */
+static inline void put_next(struct cnp_program *program, const struct choice *choice)
+{
+    const size_t count = program->count;
+    program->variants[count] = choice->near;
+    note_jumps(program, count, choice->jumps >> 63);
+    program->starts[count + 1] = program->starts[count] + (uint32_t)choice->sizes;
+    program->hot_bound += choice->sizes >> 32;
+    program->count++;
+}
+
 /* The near variants again. */
 static void restore(struct cnp_program *program)
 {
@@ -206,7 +217,7 @@ static void restore(struct cnp_program *program)
 }
 
 /* Append a record that is there already, behind the others. */
-static int append_one(struct cnp_program *program, uint32_t offset, struct cnp_evidence *evidence)
+static int append_one(struct cnp_program *program, struct cnp_evidence *evidence)
 {
     const struct cnp_library *library = program->library;
     struct cnp_record *record = &program->records[program->count];
@@ -226,15 +237,12 @@ static int append_one(struct cnp_program *program, uint32_t offset, struct cnp_e
         uint32_t position = (uint32_t)program->count;
         status = add(program, &program->specials, &position, sizeof position, NULL);
     }
-    if (!status && offset > NONE - choice->near->size)
+    if (!status && program->starts[program->count] > NONE - choice->near->size)
         status = CNP_TOO_LARGE;
     if (status)
         return fail(evidence, status, program->count, record->op);
     record->form = choice->form;
-    program->variants[program->count] = choice->near;
-    note_jumps(program, program->count, choice->jumps >> 63);
-    program->hot_bound += choice->sizes >> 32;
-    program->starts[++program->count] = offset + choice->near->size;
+    put_next(program, choice);
     return CNP_OK;
 }
 
@@ -283,6 +291,12 @@ static inline const struct shape *shape_at(const struct cnp_library *library, ui
 
 #ifdef AVX2
 
+/* The first 8 bytes of a record with its form. */
+static inline uint64_t with_form(uint64_t head, const struct choice *choice)
+{
+    return (head & ~(uint64_t)0xFFFF0000) | choice->form_bits;
+}
+
 AVX2 static size_t append_at_once(struct cnp_program *program, const uint8_t *from, size_t count)
 {
     const struct cnp_library *const library = program->library;
@@ -299,7 +313,7 @@ AVX2 static size_t append_at_once(struct cnp_program *program, const uint8_t *fr
             break;
         }
         const struct choice *choice = &shape->choice[found];
-        keep_at_once(ends.record, record, (head & ~(uint64_t)0xFFFF0000) | choice->form_bits);
+        keep_at_once(ends.record, record, with_form(head, choice));
         put_choice(&ends, choice);
     }
     return put_ends(program, ends);
@@ -347,12 +361,11 @@ static size_t append_quickly(struct cnp_program *program, const uint8_t *from, s
     return put_ends(program, ends);
 }
 
-int cnp_append(struct cnp_program *program, const void *records, size_t count, size_t *done,
-               struct cnp_evidence *evidence)
+static NOINLINE int append_many(struct cnp_program *program, const void *records, size_t count, size_t *done,
+                                struct cnp_evidence *evidence)
 {
     const size_t before = program->count;
     int status = CNP_OK;
-    program->planned = program->settled = false;
     *done = 0;
     if (!grow(program, count))
         return fail(evidence, CNP_NO_MEMORY, program->count, 0);
@@ -373,8 +386,67 @@ int cnp_append(struct cnp_program *program, const void *records, size_t count, s
         else
             memmove(&program->records[program->count], from, sizeof(struct cnp_record));
         if (found < tried && !status)
-            status = append_one(program, program->starts[program->count], evidence);
+            status = append_one(program, evidence);
     }
     *done = program->count - before;
     return status;
+}
+
+/* ---- the next record */
+
+/* Whether one more record goes behind the others as things are: there are some already, so that there is a function. */
+static inline bool is_ready(const struct cnp_program *program)
+{
+    const size_t count = program->count;
+    const bool has_room = count < program->room && program->jumps.count < program->jumps.room &&
+                          program->named.count < program->named.room;
+    return count && has_room && program->limit >= 8 && !program->moved && program->starts[count] <= NONE - LARGEST;
+}
+
+#ifdef AVX2
+
+AVX2 static bool append_next_at_once(struct cnp_program *program, const void *from)
+{
+    uint64_t head;
+    memcpy(&head, from, sizeof head);
+    const __m256i record = _mm256_loadu_si256((const __m256i *)from);
+    const struct lanes lanes = lanes_of(program->limit - 8);
+    const struct shape *shape = shape_at(program->library, head & 0xFFFF, (uint32_t)(head >> 32));
+    const unsigned found = LIKELY(shape) ? look_at_once(shape, record, &lanes) : SCAN;
+    if (found == SCAN)
+        return false;
+    keep_at_once(&program->records[program->count], record, with_form(head, &shape->choice[found]));
+    put_next(program, &shape->choice[found]);
+    return true;
+}
+
+#endif
+
+/* Append one record, as append_quickly does with many; false: it has to be looked at more closely. */
+static bool append_next(struct cnp_program *program, const void *from)
+{
+#ifdef AVX2
+    if (program->library->avx2)
+        return append_next_at_once(program, from);
+#endif
+    struct cnp_record record;
+    memcpy(&record, from, sizeof record);
+    const struct shape *shape = shape_at(program->library, record.op, record.kinds);
+    const unsigned found = LIKELY(shape) ? look(shape, &record, program->limit - 8) : SCAN;
+    if (found == SCAN)
+        return false;
+    record.form = shape->choice[found].form;
+    program->records[program->count] = record;
+    put_next(program, &shape->choice[found]);
+    return true;
+}
+
+int cnp_append(struct cnp_program *program, const void *records, size_t count, size_t *done,
+               struct cnp_evidence *evidence)
+{
+    program->planned = program->settled = false;
+    if (count != 1 || !is_ready(program) || !append_next(program, records))
+        return append_many(program, records, count, done, evidence);
+    *done = 1;
+    return CNP_OK;
 }

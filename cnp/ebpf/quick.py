@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 from cnp import native
 from cnp.assembler import Function as Label
-from cnp.assembler import Program as Operations
 from cnp.assembler import Slot
 from cnp.bytecode import Bytecode, Step
 from cnp.bytecode_rules import Labelled
@@ -23,6 +22,7 @@ from cnp.ebpf.verify import MOST
 from cnp.emit import Batch
 from cnp.errors import BytecodeError
 from cnp.frame import Needs
+from cnp.labels import Labels
 from cnp.library import Library
 from cnp.link import NATIVE_FRAME, code_memory
 from cnp.result import Result
@@ -106,7 +106,7 @@ class Compiled:
     @cached_property
     def entry(self) -> Label:
         """The function that is called from outside."""
-        return Label(MAIN, Operations(self.library), None, True, frame=self.kind.frame)
+        return Label(MAIN, Labels(), None, True, frame=self.kind.frame)
 
     def instruction_at(self, op: int, name: str = MAIN) -> int:
         """Which instruction an operation belongs to."""
