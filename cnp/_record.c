@@ -93,16 +93,13 @@ static unsigned write_number(const struct recorded *which, unsigned i, PyObject 
     return overflow ? CNP_UNSIGNED : CNP_WIDE;
 }
 
-/* The kind of an operand, its word written; CNP_NONE: Python knows more. */
-static unsigned write_operand(const struct recorded *which, unsigned i, PyObject *operand, struct cnp_record *record)
+/* The kind of an operand that was not there lately, its word written; CNP_NONE: Python knows more. */
+static NOINLINE unsigned write_new(const struct recorded *which, unsigned i, PyObject *operand, struct cnp_record *record)
 {
     const struct cnp_recorder *recorder = which->recorder;
-    const unsigned at = place_lately(operand);
     int32_t *word = &record->word[i];
-    if (lately[at].operand == operand) {
-        *word = lately[at].word;
-        return lately[at].kind;
-    }
+    if (PyLong_CheckExact(operand))
+        return write_number(which, i, operand, record);
     if (is(operand, recorder->slot))
         return item_word(operand, 0, word) && *word >= 0 ? keep_lately(operand, CNP_SLOT, *word) : CNP_NONE;
     if (is(operand, recorder->bank)) {
@@ -111,8 +108,6 @@ static unsigned write_operand(const struct recorded *which, unsigned i, PyObject
             return CNP_NONE;
         return keep_lately(operand, bank == recorder->r ? CNP_R : CNP_F, *word);
     }
-    if (PyLong_CheckExact(operand))
-        return write_number(which, i, operand, record);
     if (!(which->takes[i] & TAKES_THINGS))
         return CNP_NONE;
     unsigned kind = is(operand, recorder->label)      ? CNP_LABEL
@@ -127,6 +122,16 @@ static unsigned write_operand(const struct recorded *which, unsigned i, PyObject
         return CNP_NONE;
     record->word[i] = (int32_t)PyLong_AsLong(number);
     return kind;
+}
+
+/* The same of any operand. */
+static inline unsigned write_operand(const struct recorded *which, unsigned i, PyObject *operand, struct cnp_record *record)
+{
+    const unsigned at = place_lately(operand);
+    if (unlikely(lately[at].operand != operand))
+        return write_new(which, i, operand, record);
+    record->word[i] = lately[at].word;
+    return lately[at].kind;
 }
 
 /* Append the operation; false: nothing was appended. */
@@ -173,25 +178,28 @@ static bool is_source(PyObject *at)
            PyLong_Check(PyTuple_GetItem(at, 1));
 }
 
+/* Whether the named arguments are no more than a source position; at: that, or NULL. */
+static NOINLINE bool only_source(PyObject *names, PyObject *const *named, PyObject **at)
+{
+    if (!PyTuple_Size(names))
+        return true;
+    if (PyTuple_Size(names) > 1 || PyUnicode_CompareWithASCIIString(PyTuple_GetItem(names, 0), "at"))
+        return false;
+    *at = *named == Py_None ? NULL : *named;
+    return !*at || is_source(*at);
+}
+
 static PyObject *recorded_call(PyObject *self, PyObject *const *args, Py_ssize_t given, PyObject *names)
 {
     const struct recording *made = (const struct recording *)self;
     const struct cnp_recorder *recorder = made->which.recorder;
     PyObject *at = NULL;
-    if (names && PyTuple_Size(names)) {
-        if (PyTuple_Size(names) > 1 || PyUnicode_CompareWithASCIIString(PyTuple_GetItem(names, 0), "at"))
-            return call_slowly(made->slow, args, given, names);
-        at = args[given] == Py_None ? NULL : args[given];
-        if (at && !is_source(at))
-            return call_slowly(made->slow, args, given, names);
-    }
-    if (!record_operation(&made->which, args, given)) {
-        if (PyErr_Occurred())
-            return NULL;
+    if (unlikely(names != NULL) && !only_source(names, &args[given], &at))
         return call_slowly(made->slow, args, given, names);
-    }
+    if (unlikely(!record_operation(&made->which, args, given)))
+        return PyErr_Occurred() ? NULL : call_slowly(made->slow, args, given, names);
     PyObject *position = PyLong_FromLong((long)cnp_count(recorder->program) - 1); /* of all ways to make one the fastest */
-    if (position && at && PyDict_SetItem((PyObject *)recorder->sources, position, at) < 0) {
+    if (unlikely(at != NULL) && position && PyDict_SetItem((PyObject *)recorder->sources, position, at) < 0) {
         Py_DECREF(position);
         return NULL;
     }

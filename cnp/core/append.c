@@ -422,13 +422,8 @@ AVX2 static bool append_next_at_once(struct cnp_program *program, const void *fr
 
 #endif
 
-/* Append one record, as append_quickly does with many; false: it has to be looked at more closely. */
-static bool append_next(struct cnp_program *program, const void *from)
+static NOINLINE bool append_next_in_steps(struct cnp_program *program, const void *from)
 {
-#ifdef AVX2
-    if (program->library->avx2)
-        return append_next_at_once(program, from);
-#endif
     struct cnp_record record;
     memcpy(&record, from, sizeof record);
     const struct shape *shape = shape_at(program->library, record.op, record.kinds);
@@ -439,6 +434,16 @@ static bool append_next(struct cnp_program *program, const void *from)
     program->records[program->count] = record;
     put_next(program, &shape->choice[found]);
     return true;
+}
+
+/* Append one record, as append_quickly does with many; false: it has to be looked at more closely. */
+static inline bool append_next(struct cnp_program *program, const void *from)
+{
+#ifdef AVX2
+    if (program->library->avx2)
+        return append_next_at_once(program, from);
+#endif
+    return append_next_in_steps(program, from);
 }
 
 int cnp_append(struct cnp_program *program, const void *records, size_t count, size_t *done,
