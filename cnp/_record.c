@@ -17,14 +17,14 @@ struct cnp_recorder {
 /* What a number is where this operand stands; whether places may stand there. */
 enum { TAKES_NUMBERS = 1, TAKES_POSITIONS = 2, TAKES_THINGS = 4 };
 
-/* An operation, as cnp/records.py describes it. */
+/* An operation, as cnp/records.py describes it. recorder: where that of the present program is found. */
 struct recorded {
-    struct cnp_recorder *recorder;
+    struct cnp_recorder *const *recorder;
     uint16_t op;
     uint8_t operands, takes[CNP_OPERANDS];
 };
 
-/* The `self` of a callable. owner: of the recorder. As for those of generated code there is no tp_clear. */
+/* The `self` of a callable. owner: of what `recorder` points to. As for those of generated code there is no tp_clear. */
 struct recording {
     PyObject_HEAD
     struct recorded which;
@@ -96,7 +96,7 @@ static unsigned write_number(const struct recorded *which, unsigned i, PyObject 
 /* The kind of an operand that was not there lately, its word written; CNP_NONE: Python knows more. */
 static NOINLINE unsigned write_new(const struct recorded *which, unsigned i, PyObject *operand, struct cnp_record *record)
 {
-    const struct cnp_recorder *recorder = which->recorder;
+    const struct cnp_recorder *recorder = *which->recorder;
     int32_t *word = &record->word[i];
     if (PyLong_CheckExact(operand))
         return write_number(which, i, operand, record);
@@ -137,8 +137,9 @@ static inline unsigned write_operand(const struct recorded *which, unsigned i, P
 /* Append the operation; false: nothing was appended. */
 static bool record_operation(const struct recorded *which, PyObject *const *args, Py_ssize_t given)
 {
+    const struct cnp_recorder *recorder = *which->recorder;
     struct cnp_record record = {.op = which->op};
-    if (!which->recorder->open || given != which->operands)
+    if (!recorder->open || given != which->operands)
         return false;
     for (unsigned i = 0; i < which->operands; i++) {
         unsigned kind = write_operand(which, i, args[i], &record);
@@ -147,7 +148,7 @@ static bool record_operation(const struct recorded *which, PyObject *const *args
         record.kinds |= CNP_KIND(kind, i);
     }
     size_t done;
-    return cnp_append(which->recorder->program, &record, 1, &done, NULL) == CNP_OK;
+    return cnp_append(recorder->program, &record, 1, &done, NULL) == CNP_OK;
 }
 
 /* The same call of the callable in Python. */
@@ -192,7 +193,7 @@ static NOINLINE bool only_source(PyObject *names, PyObject *const *named, PyObje
 static PyObject *recorded_call(PyObject *self, PyObject *const *args, Py_ssize_t given, PyObject *names)
 {
     const struct recording *made = (const struct recording *)self;
-    const struct cnp_recorder *recorder = made->which.recorder;
+    const struct cnp_recorder *recorder = *made->which.recorder;
     PyObject *at = NULL;
     if (unlikely(names != NULL) && !only_source(names, &args[given], &at))
         return call_slowly(made->slow, args, given, names);

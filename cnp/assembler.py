@@ -51,7 +51,7 @@ from cnp.operands import (
     word,
 )
 from cnp.program import Op, Program, Span, check_slots
-from cnp.records import Records, Things, UnknownError, chosen, read
+from cnp.records import Present, Records, Things, UnknownError, chosen, read
 from cnp.sections import DATA, RODATA, Data, check_alignment
 from cnp.stencil import Operation
 
@@ -94,6 +94,8 @@ class Assembler:
         self._absent = self._without_number()
         self.program = Program(library)
         self._made: dict[str, Callable[..., int]] = {}
+        in_core = native.core_module is not None and not (strict and self._absent)
+        self._present = Present(library) if in_core else None
         self.reset()
 
     def reset(self) -> None:
@@ -101,25 +103,22 @@ class Assembler:
 
         ops: the operations as a sequence that can be edited; rodata, data: the sections of data.
         """
-        self._forget()
+        self._stop()
         self.program = Program(self.library)
         self._closed = False
         self._things = Things(self.library, self.program.labels)
-        if native.core_module is not None and not (self._strict and self._absent):
-            self.program.ops.records = Records(self._things)
+        if self._present is not None:
+            self.program.ops.records = records = Records(self._things)
+            self._present.become(records)
         self._locals = Locals(self.label)
         self.ops = Ops(self.program, self._select_at, self._check_open)
         self.rodata = Data(self.program, RODATA, self._own_open)
         self.data = Data(self.program, DATA, self._own_open)
 
-    def _forget(self) -> None:
-        """No function that an operation was called by appends to the last program any more."""
+    def _stop(self) -> None:
+        """Nothing is appended to the program any more."""
         if (records := self.program.ops.records) is not None:
             records.stop()
-        for name, append in self._made.items():
-            if self.__dict__.get(name) is append:
-                del self.__dict__[name]
-        self._made.clear()
 
     def _without_number(self) -> dict[object, Slot]:
         """The registers that the target does not have, with their homes."""
@@ -182,22 +181,20 @@ class Assembler:
             raise OperandError(message, op="", operand="", value=value, allowed="what records say") from None
 
     def _callable(self, name: str) -> Callable[..., int]:
-        """The function that appends an operation to this program."""
+        """The function that appends an operation to the present program."""
         found = self._made.get(name)
         if found is None:
-            operation, records = self.library[name], self.program.ops.records
-            found = partial(self._append, self.program, operation)
-            if records is not None and not self._closed:
-                found = records.callable(operation, found)
+            operation = self.library[name]
+            found = partial(self._append, operation)
+            if self._present is not None:
+                found = self._present.callable(operation, found)
             self._made[name] = found
         return found
 
-    def _append(self, program: Program, operation: Operation, *operands: object, at: At | None = None) -> int:
-        """Append an operation with all checks. program: for which the function was made that is called."""
+    def _append(self, operation: Operation, *operands: object, at: At | None = None) -> int:
+        """Append an operation with all checks."""
         self._check_open()
-        if program is not self.program:
-            return self._callable(operation.name)(*operands, at=at)
-        ops, position = program.ops, len(program.ops)
+        program, ops, position = self.program, self.program.ops, len(self.program.ops)
         found = self._select(operation, operands, at)
         self._check_frame(operation, operands, program.functions[-1] if program.functions else None)
         ops += found
@@ -539,7 +536,7 @@ class Assembler:
             self.fuse()
         self.program.check()
         self._closed = True
-        self._forget()
+        self._stop()
         if self.program.functions:
             self.program.functions[-1].end = len(self.program.ops)
         return self.program

@@ -439,9 +439,6 @@ class Batch:
         """A `struct cnp_recorder` of this program, open; objects: addresses of what C looks at."""
         return self._ffi.new("struct cnp_recorder *", {"program": self._handle, "open": 1, **objects})
 
-    def address(self, pointer: Any) -> int:
-        return int(self._ffi.cast("uintptr_t", pointer))
-
     def record(self, position: int) -> tuple[int, ...]:
         """The fields of one record, as the core has it."""
         place = self._lib.cnp_records(self._handle) + position

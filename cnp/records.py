@@ -36,6 +36,8 @@ from cnp.emit import (
     Batch,
     F,
     R,
+    core,
+    core_library,
 )
 from cnp.errors import LabelError, OperandError, StateError
 from cnp.labels import Labels
@@ -336,7 +338,7 @@ class Records:
             "cell": Cell,
             "table": Table,
         }
-        self._recorder = self.batch.recorder({name: id(item) for name, item in (known | classes).items()})
+        self.recorder = self.batch.recorder({name: id(item) for name, item in (known | classes).items()})
 
     def __len__(self) -> int:
         return len(self.batch)
@@ -346,11 +348,11 @@ class Records:
         """The core works on the program, perhaps without the GIL. StateError: somebody else does so."""
         if not self._lock.acquire(blocking=False):
             raise StateError("another thread works on this program", state="busy")
-        was, self._recorder.open = self._recorder.open, 0
+        was, self.recorder.open = self.recorder.open, 0
         try:
             yield
         finally:
-            self._recorder.open = was
+            self.recorder.open = was
             self._lock.release()
 
     def close(self) -> None:
@@ -361,23 +363,13 @@ class Records:
 
     def stop(self) -> None:
         """The program is closed, or another one begins."""
-        self._recorder.open = 0
+        self.recorder.open = 0
 
     def go_on(self) -> None:
         """It is open again."""
-        self._recorder.open = 1
+        self.recorder.open = 1
 
     # ---- operations come
-
-    def callable(self, operation: Operation, slow: Callable[..., int]) -> Callable[..., int]:
-        """An operation as a function that appends it. slow: what is called where C does not know what to do."""
-        known = self.batch.library.takes
-        takes = known.get(operation.name)
-        if takes is None:
-            count = len(operation.operands)
-            takes = known[operation.name] = bytes(takes_of(operation, n) for n in range(count))
-        which = WHICH.pack(self.batch.address(self._recorder), operation.index, len(takes), takes)
-        return native.make_recorded(which, slow, self)
 
     def append(self, ops: list[Op]) -> bool:
         """Take operations as they are. False: the core does not know an operand, or would take another form; then the
@@ -485,6 +477,30 @@ class Records:
                 program.check_op(error.index, program.ops[error.index])
             program.check_functions()
             raise
+
+
+class Present:
+    """Where the functions of an assembler's operations append from C: to the records of its present program."""
+
+    def __init__(self, library: Library) -> None:
+        ffi, _ = core()
+        self._place = ffi.new("struct cnp_recorder **")
+        self._address = int(ffi.cast("uintptr_t", self._place))
+        self._takes = core_library(library).takes
+
+    def become(self, records: Records) -> None:
+        """Another program begins."""
+        self._place[0] = records.recorder
+        self._records = records  # which C looks at from now on, and at those before no more
+
+    def callable(self, operation: Operation, slow: Callable[..., int]) -> Callable[..., int]:
+        """An operation as a function that appends it. slow: what is called where C does not know what to do."""
+        takes = self._takes.get(operation.name)
+        if takes is None:
+            count = len(operation.operands)
+            takes = self._takes[operation.name] = bytes(takes_of(operation, n) for n in range(count))
+        which = WHICH.pack(self._address, operation.index, len(takes), takes)
+        return native.make_recorded(which, slow, self)
 
 
 def takes_of(operation: Operation, number: int) -> int:

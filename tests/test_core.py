@@ -221,7 +221,7 @@ def returning(lib: Library, count: int) -> emit.Batch:
 
 
 def place(batch: emit.Batch) -> int:
-    return batch.address(batch._handle)
+    return int(batch._ffi.cast("uintptr_t", batch._handle))
 
 
 def test_memory_of_a_program_is_there_for_the_next() -> None:

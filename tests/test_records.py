@@ -476,6 +476,24 @@ def test_operations_of_the_last_program_go_to_the_present_one() -> None:
         codes.append(asm.build())
         asm.reset()
     assert [code["f"].run(frame=frame_of(asm, 0, 2)).value for code in codes] == [100, 100]
+    assert asm.i64_add is add
+
+
+def test_a_program_that_becomes_a_list_leaves_those_of_others_alone() -> None:
+    asm = vocabulary(pure=False)
+    add, programs = asm.i64_add, []
+    for count in range(1, 4):
+        programs.append(asm.program)
+        asm.function("f", frame=32)
+        for before in programs[: count - 1]:
+            before.ops.listed()
+        add(slot(0), slot(0), slot(8))
+        assert asm.program.ops.records is not None
+        asm.program.ops.listed()
+        add(slot(0), slot(8), slot(8))
+        asm.reset()
+    assert [len(each.ops) for each in programs] == [2, 2, 2]
+    assert len(asm.ops) == 0
 
 
 # ---- many
