@@ -171,6 +171,53 @@ def test_random_tables_and_programs() -> None:
     assert refused == set(RULES)
 
 
+#: Fields of 8 bytes that begin and end with bytes, or do not, or lie in one another.
+MIXED: dict[str, tuple[Any, ...]] = {
+    "op": (0, 5), "s8": (8, 8, "signed"), "u4": (12, 4), "s16": (16, 16, "signed"), "u16": (16, 16), "u12": (20, 12),
+    "s24": (24, 24, "signed"), "s12": (28, 12, "signed"), "u9": (23, 9), "s32": (32, 32, "signed"), "u32": (32, 32),
+    "u5": (32, 5), "u31": (33, 31), "s31": (33, 31, "signed"), "s7": (57, 7, "signed"), "s10": (33, 10, "signed"),
+}  # fmt: skip
+
+
+def mixed_rules(rng: random.Random, opcode: int) -> list[Rule]:
+    """What fills one word or two with fields, somewhere near the ends of what a word holds, and a jump."""
+    narrow = [name for name, (_, width, *_) in MIXED.items() if width <= 24]
+    base = rng.choice((0, 0, 0, 512, -8, (1 << 31) - 4, -(1 << 31) + 4))
+    number = Number(list(MIXED)[opcode % len(MIXED)], rng.choice((1, 1, 1, 1, 8, -1)), base)
+    slot = SlotOf(rng.choice(narrow), rng.choice((1, 1, 8)), rng.choice((0, 512)))
+    ranged: dict[str, Any] = {
+        rng.choice(("s16", "s16", *narrow)): (rng.randint(-300, -8), rng.randint(-8, 7))
+    }
+    return [
+        Rule(opcode, ("i64_add", Slot(8), slot, number), when=rng.choice(({}, ranged, {**ranged, "u4": 0})), ends=True),
+        *rng.choice((
+            [], [Rule(opcode, ("i64_move", slot, number), ends=True)],
+            [Rule(opcode, ("br_i64_lt_s", SlotOf("s8", 1), number, TARGET), goes=Jump("s16"), ends=True)],
+        )),
+    ]  # fmt: skip
+
+
+@needs_core
+def test_numbers_that_fit_words_and_those_that_do_not() -> None:
+    """Of long programs, many of whose instructions are alike but for the numbers in them."""
+    accepted = 0
+    for seed in range(80):
+        rng = random.Random(seed)
+        rules = [rule for opcode in range(1 << 5) for rule in mixed_rules(rng, opcode)]
+        described_as = Bytecode(VM, 8, MIXED, rules)
+        code, heads = b"", [rng.getrandbits(16) for _ in range(12)]
+        for _ in range(60):
+            numbers = rng.choice(
+                (0, -1, 1 << 47, rng.getrandbits(48), rng.getrandbits(48), rng.randint(-12, 12))
+            )
+            more = code + ((rng.choice(heads) | numbers << 16) % (1 << 64)).to_bytes(8, "little")
+            found, wanted = both_ways(described_as, more, Firsts(0, 0, 0))
+            assert found == wanted, seed
+            accepted += isinstance(found, tuple)
+            code = more if isinstance(found, tuple) or found["rule"] == "end" else code
+    assert accepted > 1000
+
+
 def both_ways(described: Bytecode, code: bytes, firsts: Firsts) -> tuple[Outcome, Outcome]:
     pools = described.pools_of({"pool": POOL, "tabled": dict(list(POOL.items())[:9])})
     return (

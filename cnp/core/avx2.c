@@ -1,5 +1,5 @@
-/* What processors with AVX2 do at once with a record, chosen when a library is opened: looking into the table of its shape,
-   and filling its template. What others do instead, and this one with CNP_PORTABLE, stands where it is used. */
+/* What processors with AVX2 do at once with a record: looking into the table of its shape, filling its template, and making
+   it of an instruction of bytecode. What others do instead, and this one with CNP_PORTABLE, stands where it is used. */
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(CNP_PORTABLE)
 #include <cpuid.h>
@@ -82,6 +82,16 @@ AVX2_INLINE void turn_at_once(const struct variant *v, const struct cnp_record *
     const __m128i turned = _mm_xor_si128(_mm_xor_si128(turned_at_once(v, 0, record), turned_at_once(v, 1, record)),
                                          turned_at_once(v, 2, record));
     _mm256_storeu_si256((__m256i *)(void *)to, _mm256_xor_si256(filled_at_once(v, record), _mm256_zextsi128_si256(turned)));
+}
+
+/* The record of a recipe that is made at once: to each of its words is added what bytes of the instruction say, shifted down. */
+AVX2_INLINE void spread_at_once(const struct cnp_recipe *recipe, uint64_t word, struct cnp_record *to)
+{
+    const __m256i spread = _mm256_loadu_si256((const __m256i *)(const void *)recipe->spread);
+    const __m256i down = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)recipe->down));
+    const __m256i bytes = _mm256_shuffle_epi8(_mm256_set1_epi64x((int64_t)(word & recipe->spread_bits)), spread);
+    const __m256i record = _mm256_loadu_si256((const __m256i *)(const void *)&recipe->record);
+    _mm256_storeu_si256((__m256i *)(void *)to, _mm256_add_epi32(record, _mm256_srav_epi32(bytes, down)));
 }
 
 #else

@@ -334,14 +334,16 @@ struct cnp_begin { uint32_t index, position; };          /* a function: its inst
 
 /* What becomes of instructions that are alike (recipes.c). CNP_RECIPES of them are memory that the core uses as it likes:
    zeroed before it is first given, then for one bytecode and one thread at a time. */
-enum { CNP_RECIPES = 2048 };
+enum { CNP_RECIPES = 2049 };
 struct cnp_filled { int64_t base, scale; uint64_t mask; uint8_t up, down, operand; };
 struct cnp_recipe {
-    uint64_t zero, some;
-    uint32_t key, checked, translated;
-    uint8_t target, goes, ends, steps;
-    struct cnp_filled filled[2];
+    uint64_t zero, some, span;
+    uint32_t key, checked, translated, at_once;
+    uint8_t target, goes, ends, steps, asks;
+    struct cnp_filled filled[2], ranged;
     struct cnp_record record;
+    uint64_t spread_bits, large;
+    uint8_t spread[32], down[8];
 };
 
 /* A program under translation. What is given: code, of `words` words; pools; recipes, or NULL, which takes longer; room for as
