@@ -188,21 +188,32 @@ static inline void note_jumps(struct cnp_program *program, size_t first, uint64_
     program->jumps.count = (size_t)(jump - begin), program->growth = most, program->reach &= !unreached;
 }
 
-/* Room for the jumps of 64 more operations. */
-static inline bool reserve_jumps(struct cnp_program *program)
+/* Note those operations, from `first` on, that are special: so many. There is room for them. */
+static NOINLINE void note_specials(struct cnp_program *program, size_t first, size_t count)
 {
-    return reserve(program->library, &program->jumps, sizeof(struct jump), 64) &&
-           reserve(program->library, &program->named, sizeof(struct named), 64);
+    uint32_t *special = &AT(program->specials, uint32_t, program->specials.count);
+    program->specials.count += count;
+    for (size_t op = first; count; op++)
+        if (program->variants[op]->special)
+            *special++ = (uint32_t)op, count--;
 }
 
-/* What follows from a choice for the next operation, whose record is there. */
-static inline void put_next(struct cnp_program *program, const struct choice *choice)
+/* Room for what is noted of 64 more operations. */
+static inline bool reserve_notes(struct cnp_program *program)
+{
+    return reserve(program->library, &program->jumps, sizeof(struct jump), 64) &&
+           reserve(program->library, &program->named, sizeof(struct named), 64) &&
+           reserve(program->library, &program->specials, sizeof(uint32_t), 64);
+}
+
+/* What follows from a choice for the next operation, whose record is there. bound: its bytes at most. */
+static inline void put_next(struct cnp_program *program, const struct choice *choice, uint32_t bound)
 {
     const size_t count = program->count;
     program->variants[count] = choice->near;
     note_jumps(program, count, choice->jumps >> 63);
     program->starts[count + 1] = program->starts[count] + (uint32_t)choice->sizes;
-    program->hot_bound += choice->sizes >> 32;
+    program->hot_bound += bound;
     program->count++;
 }
 
@@ -242,14 +253,14 @@ static int append_one(struct cnp_program *program, struct cnp_evidence *evidence
     if (status)
         return fail(evidence, status, program->count, record->op);
     record->form = choice->form;
-    put_next(program, choice);
+    put_next(program, choice, op->forms[choice->form].bound);
     return CNP_OK;
 }
 
 /* ---- many records */
 
-/* Where what follows from a choice is put. sizes: where the next operation begins, and above that the bounds of those that
-   were put; they end below 2^32 bytes of code. jumps: a bit for each that has a plain jump, the highest for the last one. */
+/* Where what follows from a choice is put. sizes: where the next operation begins, below 2^32, and above that the sums of what
+   choices have there, of 64 operations at most. jumps: a bit for each that has a plain jump, the highest for the last one. */
 struct ends {
     struct cnp_record *record;
     uint32_t *start;
@@ -278,8 +289,10 @@ INLINE size_t put_ends(struct cnp_program *program, struct ends ends)
     const size_t count = (size_t)(ends.record - program->records) - program->count;
     if (count)
         note_jumps(program, program->count, ends.jumps >> (64 - count));
+    if (UNLIKELY(ends.sizes >= SPECIAL))
+        note_specials(program, program->count, ends.sizes / SPECIAL);
     *ends.start = (uint32_t)ends.sizes;
-    program->count += count, program->hot_bound += ends.sizes >> 32;
+    program->count += count, program->hot_bound += ends.sizes % SPECIAL >> 32;
     return count;
 }
 
@@ -379,7 +392,7 @@ static NOINLINE int append_many(struct cnp_program *program, const void *records
         const size_t tried = count - done_now < 64 ? count - done_now : 64;
         const uint8_t *from = (const uint8_t *)records + done_now * sizeof(struct cnp_record);
         size_t found = 0;
-        if (UNLIKELY(!reserve_jumps(program)))
+        if (UNLIKELY(!reserve_notes(program)))
             status = fail(evidence, CNP_NO_MEMORY, program->count, 0);
         else if (framed && most >= tried)
             found = append_quickly(program, from, tried);
@@ -399,8 +412,16 @@ static inline bool is_ready(const struct cnp_program *program)
 {
     const size_t count = program->count;
     const bool has_room = count < program->room && program->jumps.count < program->jumps.room &&
-                          program->named.count < program->named.room;
+                          program->named.count < program->named.room && program->specials.count < program->specials.room;
     return count && has_room && program->limit >= 8 && !program->moved && program->starts[count] <= NONE - LARGEST;
+}
+
+/* What follows from a choice that a table told, for the next operation. */
+static inline void put_found(struct cnp_program *program, const struct choice *choice)
+{
+    if (UNLIKELY(choice->sizes >= SPECIAL))
+        AT(program->specials, uint32_t, program->specials.count++) = (uint32_t)program->count;
+    put_next(program, choice, (uint32_t)(choice->sizes % SPECIAL >> 32));
 }
 
 #ifdef AVX2
@@ -416,7 +437,7 @@ AVX2 static bool append_next_at_once(struct cnp_program *program, const void *fr
     if (found == SCAN)
         return false;
     keep_at_once(&program->records[program->count], record, with_form(head, &shape->choice[found]));
-    put_next(program, &shape->choice[found]);
+    put_found(program, &shape->choice[found]);
     return true;
 }
 
@@ -432,7 +453,7 @@ static NOINLINE bool append_next_in_steps(struct cnp_program *program, const voi
         return false;
     record.form = shape->choice[found].form;
     program->records[program->count] = record;
-    put_next(program, &shape->choice[found]);
+    put_found(program, &shape->choice[found]);
     return true;
 }
 

@@ -378,7 +378,7 @@ static bool describe(struct cnp_library *library, const struct operation *op, st
     struct variant *near = &op->variants[2 * form];
     if (!make_turns(library, near, f, &f->block[0][0]) || !make_turns(library, near + 1, f, &f->block[1][0]))
         return false;
-    *choice = (struct choice){.near = near, .form = (uint16_t)form, .plain = f->plain, .sizes = near->size | (uint64_t)f->bound << 32,
+    *choice = (struct choice){.near = near, .form = (uint16_t)form, .plain = f->plain, .sizes = near->size | (uint64_t)f->bound << 32 | (f->plain ? 0 : SPECIAL),
                               .form_bits = (uint64_t)form << 16, .jumps = f->plain && near->jump_from ? (uint64_t)1 << 63 : 0};
     unsigned always = 0, negative = 0;
     for (unsigned i = 0; i < op->row->operands; i++) {
@@ -417,7 +417,7 @@ static int make_shape(struct cnp_library *library, uint32_t number, uint32_t kin
         }
     for (unsigned c = 0; c < shape->choices; c++) {
         struct choice *choice = &shape->choice[c];
-        bool simple = choice->plain && !shape->things && !shape->homes && choice->sizes >> 32 <= LARGEST;
+        bool simple = !shape->things && !shape->homes && op->forms[choice->form].bound <= LARGEST;
         choice->closer = simple ? choice->adjust : ALWAYS;
     }
     if (!fill_tables(library, op, shape, known))

@@ -81,6 +81,7 @@ struct variant {
     uint8_t jump_from;            /* where the operand that it goes to lies in a record */
     uint8_t jump_size;            /* bytes of a plain relative jump to a label; 0: there is none */
     uint8_t unreached;            /* the far variant's jump does not reach everywhere */
+    uint8_t special;              /* operations that take it are special: it is the near one of a form that is not plain */
     uint32_t growth;              /* bytes by which the far variant is longer */
     uint32_t jump_at, jump_mask;
     int32_t jump_add;             /* its value: goal - operation + jump_add */
@@ -110,7 +111,7 @@ struct form {
    These are turned: their highest bit is the other one, so that unsigned words are in the order of signed ones. */
 struct choice {
     const struct variant *near;
-    uint64_t sizes;  /* bytes of its near variant, and above them its bound */
+    uint64_t sizes;  /* bytes of its near variant; from bit 32 on its bound; from bit 56 on 1 if its operations are special */
     uint64_t jumps;  /* the highest bit, if it has a plain jump */
     uint64_t form_bits; /* its form, as it lies in the first 8 bytes of a record */
     uint16_t form;
@@ -119,6 +120,7 @@ struct choice {
     uint8_t plain;
 };
 enum { ALWAYS = 1, NEGATIVE = 2 };
+#define SPECIAL ((uint64_t)1 << 56)
 #define CHOICES 254
 #define SCAN 255 /* the table does not tell: look at the list. No choice has this number */
 #define PLACES 4096

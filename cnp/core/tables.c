@@ -500,6 +500,7 @@ static int read_operation(struct cnp_library *library, uint32_t number, struct o
         near->growth = near[1].size - near->size, near->unreached = near[1].jump_size != 4;
         if (near->jump_size && !near[1].jump_size)
             forms[i].plain = 0;
+        near->special = !forms[i].plain;
     }
     *found = made;
     return CNP_OK;
