@@ -31,6 +31,7 @@ from cnp.bytecode_rules import (
     signed64,
     spans,
 )
+from cnp.core_library import core
 from cnp.errors import OperandError, StateError
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Tables:
 
     def __init__(self, bytecode: Bytecode) -> None:
         self.bytecode = bytecode
-        self.ffi, self.lib = emit.core()
+        self.ffi, self.lib = core()
         self.names = {name: number for number, name in enumerate(bytecode.library.operations)}
         self.numbers = {name: number for number, name in enumerate(bytecode.fields)}
         self.each = bytecode.each()
@@ -211,7 +212,7 @@ class Run:
     """`struct cnp_translation` of a program, and what that points to."""
 
     def __init__(self, code: bytes, places: Any) -> None:
-        self.ffi, _ = emit.core()
+        self.ffi, _ = core()
         self.places = places
         self.job = job = self.ffi.new("struct cnp_translation *")
         job.words, job.places = len(places), places

@@ -18,9 +18,8 @@ from pathlib import Path
 from cnp import __version__
 from cnp import frame as layout
 from cnp.errors import OperandError
-from cnp.library import Library
+from cnp.library import STUBS, Library
 from cnp.operands import Register
-from cnp.plan import STUBS
 from cnp.stencil import Accept, Block, Form, Leave, Operation, Stencil, What
 from cnp.target import Formula
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cnp import __version__, emit
-from cnp.library import Library
-from cnp.plan import STUBS
+from cnp import __version__
+from cnp.core_library import CoreLibrary
+from cnp.library import STUBS, Library
 from cnp.tables import HOLE, TABLES
 
 #: Arrays whose length is another member: name -> that member.
@@ -21,7 +21,7 @@ SIZED = {"veneer": "veneer_size", "nop": "nop_size", "trap": "trap_size"}
 
 def to_core(library: Library) -> str:
     """A header: `cnp_NAME_tables`, an enumerator NAME_OPERATION for each operation, what a frame needs."""
-    core = emit.CoreLibrary(library)
+    core = CoreLibrary(library)
     name = Path(str(library.facts["source"])).stem
     lines = [
         f"/* {name} for {library.target.name}, tables for the core of cnp {__version__}: do not edit */",

@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 from cnp import processor, targets
 from cnp.errors import BuildError, LibraryError, OperandError, ToolError
 from cnp.operands import Register
-from cnp.stencil import Block, Constant, Import, Operand, Operation, StateField
+from cnp.stencil import Block, Constant, Import, Leave, Operand, Operation, StateField
 from cnp.tables import MOST_ALIGN, MOST_OPERANDS, TABLES, Names, Pairs, Tables, Writer
 from cnp.target import Target
 
@@ -34,7 +34,9 @@ MAGIC = b"CNPLIB3\n"
 FORMAT = 3
 HEAD = struct.Struct("<8sI32s")
 
-ROUTINES = frozenset({"cnp_enter", "cnp.stub.exit", "cnp.stub.trap", "cnp.stub.unwind"})
+ENTER = "cnp_enter"  #: the routine by which C calls generated code
+STUBS = {Leave.EXIT: "cnp.stub.exit", Leave.TRAP: "cnp.stub.trap", Leave.UNWIND: "cnp.stub.unwind"}
+ROUTINES = frozenset({ENTER, *STUBS.values()})
 INTERPRETER = frozenset({"cnp_interpret", "cnp.cases"})  #: all of them or none
 MALFORMED = (ToolError, LookupError, TypeError, ValueError, OverflowError, struct.error)
 Known = TypeVar("Known")
@@ -121,7 +123,7 @@ class Library:
             self._read(head, body)
         except MALFORMED as error:
             raise self._refuse(f"the head is not what format {FORMAT} says ({error!r})") from error
-        self.core: Any = None  # what cnp/emit.py makes of it for the core in C
+        self.core: Any = None  # what cnp/core_library.py makes of it for the core in C
         self.operations = tuple(self._rows)
         self.features = self._features(features)
         self._operations: dict[str, Operation] = {}

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cnp.errors import OperandError, RangeError, SymbolError
+from cnp.library import ENTER
 from cnp.operands import Cell, DataLabel, Label, Offset, Place, Register, Slot, Symbol, Table, Value
 from cnp.plan import BASE_ALIGN, Piece, Plan, align
 from cnp.program import Program
@@ -65,7 +66,7 @@ class Image:
     @property
     def enter(self) -> int:
         """Address of `cnp_enter`."""
-        return self.routines["cnp_enter"]
+        return self.routines[ENTER]
 
     def op_at(self, address: int) -> int | None:
         """The operation whose code holds an address; None for what all share."""

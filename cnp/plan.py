@@ -28,12 +28,12 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from cnp.assembler import Cell, Label, Offset, Op, Program, Symbol, Table, Value
+from cnp.library import STUBS
 from cnp.operands import Place
 from cnp.sections import DATA, RODATA
 from cnp.stencil import Block, Form, Hole, Leave, What
 from cnp.target import REGION_SIZE, Field, Formula, Target
 
-STUBS = {Leave.EXIT: "cnp.stub.exit", Leave.TRAP: "cnp.stub.trap", Leave.UNWIND: "cnp.stub.unwind"}
 BASE_ALIGN = 16  #: what a base address must be a multiple of, in bytes
 EXACT_ROUNDS = 16  #: rounds of the layout without a margin
 OUTSIDE = (What.TARGET, What.IMPORT)  #: holes whose goal may lie outside of the image

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from cnp.errors import LabelError, OperandError
 from cnp.labels import Labels
-from cnp.library import Library
+from cnp.library import ENTER, Library
 from cnp.operands import At, DataLabel, Function, Label, Lazy, Offset, Place, Slot, Table, Value
 from cnp.oplist import OpList
 from cnp.sections import DATA, RODATA, Section
@@ -63,7 +63,7 @@ class Program:
     ops: OpList = field(default_factory=OpList)
     functions: list[Function] = field(default_factory=list)
     labels: Labels = field(default_factory=Labels)
-    roots: tuple[str, ...] = ("cnp_enter",)
+    roots: tuple[str, ...] = (ENTER,)
     named: dict[str, Label] = field(default_factory=dict)
     exports: dict[str, Place] = field(default_factory=dict)
     lazy: dict[str, Lazy] = field(default_factory=dict)

@@ -19,6 +19,7 @@ from itertools import islice
 from typing import Any
 
 from cnp import native
+from cnp.core_library import core, core_library
 from cnp.emit import (
     CELL,
     FUNCTION,
@@ -36,8 +37,6 @@ from cnp.emit import (
     Batch,
     F,
     R,
-    core,
-    core_library,
 )
 from cnp.errors import LabelError, OperandError, StateError
 from cnp.labels import Labels

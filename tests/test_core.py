@@ -14,12 +14,13 @@ import pytest
 import cnp
 from cnp import emit, encode, native, patch
 from cnp.assembler import Assembler
+from cnp.core_library import core_library
 from cnp.ebpf import Program
 from cnp.ebpf.command import HELPERS
 from cnp.ebpf.table import Options
 from cnp.ebpf.translate import Job, Places, translated
 from cnp.errors import LabelError, OperandError, RangeError, StateError
-from cnp.library import Library
+from cnp.library import ENTER, Library
 from cnp.link import code_memory
 from cnp.operands import Slot, r
 from cnp.records import Things
@@ -177,7 +178,7 @@ def batch_of(*records: tuple[str, list[int], list[int]], frame: int = 64) -> emi
     lib = library("x86_64")
     batch = emit.Batch(lib)
     batch.function(frame)
-    numbers = emit.core_library(lib).numbers
+    numbers = core_library(lib).numbers
     data = bytearray()
     for name, kinds, words in records:
         code = sum(kind << 4 * n for n, kind in enumerate(kinds))
@@ -239,7 +240,7 @@ def test_memory_of_a_program_is_there_for_the_next() -> None:
     large = returning(lib, (1 << 16) + 1)
     assert place(large) == kept
     del large
-    assert not emit.core_library(lib).programs._kept
+    assert not core_library(lib).programs._kept
     last = returning(lib, 1)
     del lib
     gc.collect()
@@ -259,7 +260,7 @@ def test_one_call_does_what_several_do() -> None:
     wanted.write(code, bytearray())
     assert ctypes.string_at(block.code_address, size) == bytes(code)
     assert fresh.offsets() == wanted.offsets()
-    assert (enter, last) == (wanted.routines()[emit.ENTER], block.code_address + wanted.offset(1))
+    assert (enter, last) == (wanted.routines()[ENTER], block.code_address + wanted.offset(1))
     block.free()
     with pytest.raises(OperandError) as short:
         fresh.assemble(64, records[1:])

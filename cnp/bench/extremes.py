@@ -17,7 +17,9 @@ from cnp import emit, runtime
 from cnp.bench.emission import GOALS, Row
 from cnp.bench.native import Buffer, Native, Program
 from cnp.bench.tools import BASE, BATCH, FRAME, Batch
+from cnp.core_library import core_library
 from cnp.errors import CnpError
+from cnp.library import ENTER
 
 SMALL = 10  #: operations
 LARGE = 10_000  #: from here on time and memory are held to be linear
@@ -67,7 +69,7 @@ class Core:
 
     def __init__(self, bench: Native) -> None:
         self.bench = bench.library
-        self.tables = tables = emit.core_library(runtime.load("ops").library)
+        self.tables = tables = core_library(runtime.load("ops").library)
         addresses = [tables.ffi.addressof(tables.lib, f"cnp_{name}") for name in CALLS]
         self.calls = (ctypes.c_void_p * len(CALLS))(*(self._number(address) for address in addresses))
         self.opened = Opened()
@@ -91,7 +93,7 @@ class Core:
         """So many times; bytes of the code."""
         size = self.bench.bench_core(
             self.calls, ctypes.addressof(self.opened), records.address, records.size // emit.RECORD.size,
-            FRAME, self.tables.routine(emit.ENTER), BASE, out.address, out.size, times,
+            FRAME, self.tables.routine(ENTER), BASE, out.address, out.size, times,
         )  # fmt: skip
         if size < 0:
             raise CnpError(f"the core refuses the workload: status {-size}", tool="cnp")

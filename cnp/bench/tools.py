@@ -28,6 +28,7 @@ from cnp.bench.native import Buffer, Program, Slots
 from cnp.bench.workload import SLOTS, Kind, Record, first_slots, unpack
 from cnp.direct import Direct
 from cnp.errors import CnpError
+from cnp.library import ENTER
 from cnp.link import code_memory
 from cnp.memory import Block
 from cnp.operands import slot
@@ -295,7 +296,7 @@ class Batch(Framed):
     def entered(self) -> Iterator[tuple[Run, Read]]:
         frame = runtime.Frame(self.library, FRAME)
         with self.block() as block:
-            enter = self.batch.routine_address(emit.ENTER)
+            enter = self.batch.routine_address(ENTER)
             yield self.framed(frame, enter, block.code_address + self.batch.offsets()[0])
 
 
