@@ -378,8 +378,9 @@ static bool describe(struct cnp_library *library, const struct operation *op, st
     struct variant *near = &op->variants[2 * form];
     if (!make_turns(library, near, f, &f->block[0][0]) || !make_turns(library, near + 1, f, &f->block[1][0]))
         return false;
-    *choice = (struct choice){.near = near, .form = (uint16_t)form, .plain = f->plain, .sizes = near->size | (uint64_t)f->bound << 32 | (f->plain ? 0 : SPECIAL),
-                              .form_bits = (uint64_t)form << 16, .jumps = f->plain && near->jump_from ? (uint64_t)1 << 63 : 0};
+    *choice = (struct choice){.near = near, .form = (uint16_t)form, .form_bits = (uint64_t)form << 16, .plain = f->plain,
+                              .sizes = near->size | (uint64_t)f->bound << 32 | (f->plain ? 0 : SPECIAL),
+                              .jumps = f->plain && near->jump_from ? (uint64_t)1 << 63 : 0};
     unsigned always = 0, negative = 0;
     for (unsigned i = 0; i < op->row->operands; i++) {
         unsigned kind = kind_of(kinds, i), takes = f->accepts[i].kind;

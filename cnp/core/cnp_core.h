@@ -334,7 +334,7 @@ struct cnp_begin { uint32_t index, position; };          /* a function: its inst
 
 /* What becomes of instructions that are alike (recipes.c). CNP_RECIPES of them are memory that the core uses as it likes:
    zeroed before it is first given, then for one bytecode and one thread at a time. */
-enum { CNP_RECIPES = 2049 };
+enum { CNP_RECIPES = 1025 };
 struct cnp_filled { int64_t base, scale; uint64_t mask; uint8_t up, down, operand; };
 struct cnp_recipe {
     uint64_t zero, some, span;

@@ -168,7 +168,8 @@ struct cnp_library {
 
 struct function { uint32_t begin, frame; };
 
-/* A plain jump; `op` of the ends that follow the last one is NONE. goal: the position that it goes to. far: the round in which it became long. */
+/* A plain jump; `op` of the ends that follow the last one is NONE. goal: the position that it goes to, once it is planned.
+   far: the round in which it became long, once it is settled. */
 struct jump {
     const struct variant *near; /* the far one is the next */
     uint32_t op, goal, far;

@@ -10,7 +10,7 @@
    An instruction that these bits do not decide, or that has other zeros or a number in another range than the one which its
    recipe was made for, has none: bytecode.c looks at its rules. */
 
-#define RECIPES_BITS 11
+#define RECIPES_BITS 10
 _Static_assert((1 << RECIPES_BITS) + 1 == CNP_RECIPES, "a recipe for each hash, and one that says what the processor has");
 #define KEY 0xFFFFu
 #define BESIDE 4 /* places in which a recipe may lie */
@@ -224,10 +224,10 @@ static inline int64_t filled_with(const struct cnp_filled *filled, uint64_t word
 
 static inline bool is_like(const struct cnp_recipe *recipe, uint64_t word)
 {
-    if (word & recipe->zero)
-        return false;
-    return LIKELY(!recipe->asks) || ((!(recipe->asks & SOME) || word & recipe->some) &&
-                                     (!(recipe->asks & IN_RANGE) || (uint64_t)filled_with(&recipe->ranged, word) <= recipe->span));
+    if (LIKELY(!recipe->asks) || word & recipe->zero)
+        return !(word & recipe->zero);
+    const bool some = !(recipe->asks & SOME) || word & recipe->some;
+    return some && (!(recipe->asks & IN_RANGE) || (uint64_t)filled_with(&recipe->ranged, word) <= recipe->span);
 }
 
 /* Whether both are numbers that words of a record hold. */
@@ -317,8 +317,8 @@ INLINE size_t end_run(struct cnp_translation *t, const struct run *run)
 }
 
 /* Let the record of an instruction name its target. */
-INLINE void put_target(const struct look *look, struct cnp_record *records, const struct run *run, const struct cnp_recipe *recipe,
-                       size_t goal)
+INLINE void put_target(const struct look *look, struct cnp_record *records, const struct run *run,
+                       const struct cnp_recipe *recipe, size_t goal)
 {
     if (recipe->target != NO_OPERAND)
         name_place_in(records, run->index + run->behind, recipe->target, &look->places[goal], goal <= run->index);
