@@ -66,9 +66,9 @@ class Batch:
         self._size = self._ffi.new("uint64_t *")
         self._made = self._ffi.new("uint64_t[3]")
         self._needs = self._ffi.new("struct cnp_needs *")
-        self._addresses: Mapping[str, int] = {}
+        self._addresses: Mapping[Any, int] = {}
         self._imports = self._imported(self._addresses)
-        self.symbols: dict[str, int] = {}
+        self.symbols: dict[Any, int] = {}  # by name, or what else stands for it
 
     def __len__(self) -> int:
         return int(self._lib.cnp_count(self._handle))
@@ -94,7 +94,8 @@ class Batch:
     def bind(self, label: int, position: int) -> None:
         self._check(self._lib.cnp_bind(self._handle, label, position))
 
-    def symbol(self, name: str) -> int:
+    def symbol(self, name: object) -> int:
+        """The number of a symbol. name: or an object that stands for one, and is not among those that are `needed`."""
         if name not in self.symbols:
             self._check(self._lib.cnp_symbol(self._handle, self._number))
             self.symbols[name] = int(self._number[0])
@@ -238,7 +239,7 @@ class Batch:
         return needs.bound, needs.data_bound
 
     def place(
-        self, block: Block, addresses: Mapping[str, int], start: int = 0, position: int = 0
+        self, block: Block, addresses: Mapping[Any, int], start: int = 0, position: int = 0
     ) -> tuple[int, int, int]:
         """Lay it out for executable memory and write it there: `settle`, `write` and publish. start: where in the block's code
         (`Slabs.take`). The bytes of code, and the addresses of the way in and of the operation at a position."""
@@ -247,7 +248,7 @@ class Batch:
         return size, enter, operation
 
     def _emit(
-        self, block: Block, addresses: Mapping[str, int], start: int, position: int, place: int, room: int
+        self, block: Block, addresses: Mapping[Any, int], start: int, position: int, place: int, room: int
     ) -> int:
         imports, symbols = self._outside(addresses)
         status = self._lib.cnp_emit(
@@ -259,28 +260,30 @@ class Batch:
         size: int = self._made[0]
         return size
 
-    def _outside(self, addresses: Mapping[str, int]) -> tuple[Any, Any]:
+    def _outside(self, addresses: Mapping[Any, int]) -> tuple[Any, Any]:
         """The addresses of all imports and symbols as the core takes them; the former are mostly those of the last program."""
         if addresses != self._addresses:
             self._addresses, self._imports = dict(addresses), self._imported(addresses)
         symbols = [addresses.get(name, 0) for name in self.symbols] if self.symbols else self._ffi.NULL
         return self._imports, symbols
 
-    def _imported(self, addresses: Mapping[str, int]) -> Any:
+    def _imported(self, addresses: Mapping[Any, int]) -> Any:
         """The addresses of all imports."""
         imports = self.library.library.imports
         return self._ffi.new("uint64_t[]", [addresses.get(item.name, 0) for item in imports])
 
-    def missing(self, addresses: Mapping[str, int]) -> list[str]:
+    def missing(self, addresses: Mapping[Any, int]) -> list[str]:
         """Names of those that have to have an address, once it is linked, and are not among these."""
         return [name for name in self.needed() if name not in addresses]
 
     def needed(self) -> list[str]:
         """Names of the imports and symbols that have to have an address, once it is linked."""
         imports = [item.name for n, item in enumerate(self.library.library.imports) if self._needs.imports[n]]
-        return imports + [name for name, n in self.symbols.items() if self._needs.symbols[n]]
+        return imports + [
+            name for name, n in self.symbols.items() if isinstance(name, str) and self._needs.symbols[n]
+        ]
 
-    def settle(self, base: int, data_base: int, addresses: Mapping[str, int]) -> int:
+    def settle(self, base: int, data_base: int, addresses: Mapping[Any, int]) -> int:
         """Lay it out for these addresses; the bytes of code."""
         imports, symbols = self._outside(addresses)
         status = self._lib.cnp_settle(

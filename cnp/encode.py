@@ -6,17 +6,17 @@ from __future__ import annotations
 import struct
 from array import array
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar, overload
+from typing import TypeVar, overload
 
 from cnp import patch
 from cnp.emit import CELL
 from cnp.errors import RangeError
-from cnp.operands import Cell, Label
-from cnp.patch import DATA_ALIGN, Image, Resolver, check_base, resolve
+from cnp.operands import Cell, DataLabel, Label, Offset, Place
+from cnp.patch import ADDRESSES, DATA_ALIGN, Image, Resolver, check_base, resolve
 from cnp.plan import BASE_ALIGN, align
 from cnp.program import Program
 from cnp.records import Records
-from cnp.sections import DATA, RODATA
+from cnp.sections import DATA, RODATA, filled
 
 BLOCK = struct.Struct("@2Iq")  #: `struct cnp_block`
 
@@ -56,43 +56,86 @@ def encode(
 
 def linked(program: Program, records: Records, base: int, data_base: int, addresses: dict[str, int]) -> Image:
     """The image of a planned program."""
-    batch = records.batch
+    batch, late = records.batch, records.things.late()
     size = batch.settle(base, data_base, addresses)
-    places = {cell: batch.cell_place(number) for number, cell in enumerate(records.things.cells)}
-    used = {cell: data_base + place for cell, place in places.items() if place >= 0}
+    cells = {cell: batch.cell_place(number) for number, cell in enumerate(records.things.cells)}
+    used = {cell: data_base + place for cell, place in cells.items() if place >= 0}
+    places = Places(program, base, size, data_base + 8 * len(used), batch.offset_array())
+    if late:
+        known = {place: places.address(place) for place in late}
+        if not all(0 <= address < ADDRESSES for address in known.values()):
+            return patch.encode(program, base, data_base, addresses)  # whose numbers have no end
+        size = batch.settle(base, data_base, addresses | known)  # which moves nothing: no jump goes there
     data = bytearray(8 * len(used))
     code = batch.written(size, data)
-    offsets = batch.offset_array()
-    end = align(data_base + len(data), program.sections[DATA].align)
-    sections = {RODATA: base + len(code), DATA: end}
     return Image(
         base,
-        code,
+        code + places.rodata(len(code)),
         data_base,
-        bytes(data),
-        Offsets(offsets),
-        Ranges(offsets, batch.odd_blocks()),
-        dict(symbols(program, base, offsets)),
-        dict(cells(records, used)),
+        bytes(data) + places.data(data_base + len(data)),
+        Offsets(places.offsets),
+        Ranges(places.offsets, batch.odd_blocks()),
+        dict(places.symbols()),
+        dict(cells_of(records, used)),
         batch.routines(),
         used,
         addresses,
-        sections,
+        places.sections,
     )
 
 
-def symbols(program: Program, base: int, offsets: array[int]) -> Iterator[tuple[str, int]]:
-    """Addresses by name: of functions in their order, of global labels, of exports."""
-    names: dict[str, Any] = {f.name: f for f in program.functions} | program.named
-    for name, label in (*names.items(), *program.exports.items()):
-        assert isinstance(label, Label)  # the core has no others
-        if label.address is not None:
-            yield name, label.address
-        elif label.position is not None and label.position < len(offsets) - 1:
-            yield name, base + offsets[label.position]
+class Places:
+    """What the core does not lay out: data sections, behind the code and behind the cells, and addresses by name.
+
+    size: bytes of the code. end: of the cells. offsets: of the operations, and of the end.
+    """
+
+    def __init__(self, program: Program, base: int, size: int, end: int, offsets: array[int]) -> None:
+        self.program, self.base, self.offsets = program, base, offsets
+        starts = {RODATA: base + size, DATA: end}
+        sections = program.sections
+        self.sections = {
+            RODATA: align(starts[RODATA], sections[RODATA].align)
+            if sections[RODATA].data
+            else starts[RODATA],
+            DATA: align(starts[DATA], sections[DATA].align),
+        }
+
+    def address(self, place: Place) -> int:
+        """Of a label, or a place in data, or beside one of them, which is bound."""
+        if isinstance(place, Offset):
+            return self.address(place.place) + place.addend
+        if isinstance(place, DataLabel):
+            return self.sections[place.section] + (place.offset or 0)
+        assert isinstance(place, Label)  # the core has no others
+        return self.base + self.offsets[place.position or 0] if place.address is None else place.address
+
+    def symbols(self) -> Iterator[tuple[str, int]]:
+        """Addresses by name: of functions in their order, of global labels, of exports."""
+        names: dict[str, Label] = {f.name: f for f in self.program.functions} | self.program.named
+        for name, label in names.items():
+            if label.address is not None or self.program.is_bound(label):
+                yield name, self.address(label)
+        for name, place in self.program.exports.items():
+            yield name, self.address(place)
+
+    def rodata(self, size: int) -> bytes:
+        """What follows on so many bytes of code: traps up to the section, and that."""
+        trap, gap = self.program.library.target.trap, self.sections[RODATA] - self.base - size
+        before = (trap * ((size + gap) // len(trap) + 1))[size : size + gap] if gap else b""
+        return before + self._filled(RODATA)
+
+    def data(self, end: int) -> bytes:
+        """The same behind the cells, which end there: zeros, and the section."""
+        section = self._filled(DATA)
+        return bytes(self.sections[DATA] - end) + section if section else b""
+
+    def _filled(self, name: str) -> bytes:
+        section = self.program.sections[name]
+        return filled(section, self.address, self.program.library.target.byteorder) if section.data else b""
 
 
-def cells(records: Records, addresses: dict[Cell, int]) -> Iterator[tuple[int, dict[str, int]]]:
+def cells_of(records: Records, addresses: dict[Cell, int]) -> Iterator[tuple[int, dict[str, int]]]:
     """The cells of each operation that has some, by the name of the operand."""
     for position, op in records.select(kinds=[CELL]) if addresses else ():
         named = zip(op.operation.operands, op.values, strict=True)

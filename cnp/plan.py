@@ -155,8 +155,7 @@ class Plan:
         self._regions = any(fld.formula is Formula.REGION for fld in self.target.fields.values())
         self.chunks = self._collect()
         self.bound = self._bound()
-        data = program.sections[DATA]
-        self.data_bound = 8 * len(self.cells) + (len(data.data) + data.align - 1 if data.data else 0)
+        self.data_bound = 8 * len(self.cells) + program.sections[DATA].room
 
     # ---- what belongs to the image
 
@@ -289,8 +288,7 @@ class Plan:
         """Bytes of everything; where chunks stay within regions, the gap before the largest one, for each border."""
         data = sum(len(c.data) + c.align for c in map(self.library.constant, self.constants))
         data += 8 + 8 * len(self.literals) + 8 * sum(len(table.labels) for table in self.tables)
-        rodata = self.program.sections[RODATA]
-        data += len(rodata.data) + rodata.align - 1
+        data += self.program.sections[RODATA].room
         code = sum(chunk.bound for chunk in self.chunks)
         borders = 1 + code // (REGION_SIZE // 4) if self._regions else 0
         return code + data + borders * max(chunk.bound for chunk in self.chunks)

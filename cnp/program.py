@@ -147,15 +147,18 @@ class Program:
                 message = f"op {index} ({op.operation.name}) jumps to {value.name}, which can only be called"
                 raise OperandError(message, **facts, allowed="table")
 
-    def _check_place(self, who: str, place: Place) -> None:
-        """LabelError for a place that is bound to nothing."""
+    def is_bound(self, place: Place) -> bool:
+        """Whether a place, or what it lies beside, is somewhere."""
         if isinstance(place, Offset):
             place = place.place
-        unbound = isinstance(place, DataLabel) and place.offset is None
         if isinstance(place, Label) and place.address is None:
-            unbound = place.position is None or not 0 <= place.position < len(self.ops)
-        if unbound:
-            name = place.name  # type: ignore[attr-defined]
+            return place.position is not None and 0 <= place.position < len(self.ops)
+        return not isinstance(place, DataLabel) or place.offset is not None
+
+    def _check_place(self, who: str, place: Place) -> None:
+        """LabelError for a place that is bound to nothing."""
+        if not self.is_bound(place):
+            name = (place.place if isinstance(place, Offset) else place).name  # type: ignore[attr-defined]
             raise LabelError(f"{who} refers to label {name!r}, which is bound to nothing", label=name)
 
     def _check_label(self, index: int, label: Label, jumps: bool) -> None:

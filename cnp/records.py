@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 from cnp import native
 from cnp.core_library import core, core_library
@@ -41,8 +41,23 @@ from cnp.emit import (
 from cnp.errors import LabelError, OperandError, StateError
 from cnp.labels import Labels
 from cnp.library import Library
-from cnp.operands import At, Cell, Function, Label, Lazy, Register, Slot, Symbol, Table, Value
+from cnp.operands import (
+    At,
+    Cell,
+    DataLabel,
+    Function,
+    Label,
+    Lazy,
+    Offset,
+    Place,
+    Register,
+    Slot,
+    Symbol,
+    Table,
+    Value,
+)
 from cnp.program import Op, Program, check_slots
+from cnp.sections import DATA, RODATA
 from cnp.stencil import Accept, Form, Operation
 
 NEAR = 0x7FFF  #: bits of a record's form that are its number
@@ -73,6 +88,14 @@ class UnknownError(Exception):
     """A record cannot say this value."""
 
 
+def is_late(value: object) -> bool:
+    """Whether this is a place in data, or beside one there or in code: the core takes it for a symbol, whose address is known
+    once the code is laid out."""
+    return isinstance(value, DataLabel) or (
+        isinstance(value, Offset) and isinstance(value.place, (Label, DataLabel))
+    )
+
+
 class Things:
     """What the records of a program name by number: labels, cells, tables, symbols, and numbers that have no room.
 
@@ -87,7 +110,7 @@ class Things:
         self.labels: list[Label] = []
         self.cells: list[Cell] = []
         self.tables: list[Table] = []
-        self.symbols: dict[str, int] = {}
+        self.symbols: dict[str | Place, int] = {}
         self.numbers: list[int] = []
         self.functions = bytearray()  # of each label: whether it is one
 
@@ -145,12 +168,17 @@ class Things:
             self.tables.append(table)
         return self.known[table]
 
-    def _symbol(self, name: str) -> int:
+    def _symbol(self, name: str | Place) -> int:
+        """name: or a place whose address is known once the code is laid out."""
         if name not in self.symbols:
             if self.batch is not None:
                 self.batch.symbol(name)
             self.symbols[name] = len(self.symbols)
         return self.symbols[name]
+
+    def late(self) -> list[Place]:
+        """The places among the symbols."""
+        return [name for name in self.symbols if not isinstance(name, str)]
 
     def _number(self, value: int) -> int:
         if self.batch is not None:
@@ -166,6 +194,8 @@ class Things:
                 kind = WIDE_KIND if value < 1 << 63 else UNSIGNED
                 words[4:6] = PAIR.unpack(HALVES[kind].pack(value))
                 wide = False
+            elif is_late(value):
+                kind, words[n] = SYMBOL, self._symbol(value)  # type: ignore[arg-type]
             else:
                 kind, words[n] = self.operand(value)
             kinds |= kind << 4 * n
@@ -188,7 +218,8 @@ class Things:
         if kind == TABLED:
             return self.numbers[word] if self.batch is None else self.batch.number_at(word)
         if kind == SYMBOL:
-            return Symbol(list(self.symbols)[word])
+            name = list(self.symbols)[word]
+            return Symbol(name) if isinstance(name, str) else cast(Value, name)
         found: dict[int, list[Any]] = {LABEL: self.labels, FUNCTION: self.labels, CELL: self.cells, TABLE: self.tables}  # fmt: skip
         value: Value = found[kind][word]
         if kind == FUNCTION and not isinstance(value, Function):
@@ -454,28 +485,28 @@ class Records:
         """Whether the core knows everything that their program has beside its operations."""
         if program.cold or program.aligned or program.lazy:
             return False
-        if any(section.data or section.fixes for section in program.sections.values()):
+        if not all(isinstance(place, Label) or is_late(place) for _, place in program.places()):
             return False
-        exported = [label for label in program.exports.values() if isinstance(label, Label)]
-        if len(exported) < len(program.exports):
-            return False
-        return all(label.address is None for label in (*self.things.labels, *exported))
+        return all(label.address is None for label in self.things.labels)
 
     def plan(self, program: Program) -> None:
         """Check their program and collect what belongs to it. LabelError, OperandError: as `Program.check`."""
-        if program.composed:
-            for position, op in self.select(kinds=[POSITION]):
-                program.check_op(position, op)
+        suspects = [POSITION] if program.composed else []
+        suspects += [] if all(map(program.is_bound, self.things.late())) else [SYMBOL]
+        for position, op in self.select(kinds=suspects) if suspects else ():
+            program.check_op(position, op)
         try:
             with self.alone():
                 for number, label in enumerate(self.things.labels):
                     self.batch.bind(number, -1 if label.position is None else label.position)
-                self.bounds = self.batch.link(program.roots)
+                sizes = self.batch.link(program.roots)
         except LabelError as error:  # the core has numbers for it, the program has names
             if 0 <= error.index < len(self):
                 program.check_op(error.index, program.ops[error.index])
             program.check_functions()
             raise
+        rodata, data = (program.sections[name].room for name in (RODATA, DATA))
+        self.bounds = sizes[0] + rodata, sizes[1] + data
 
 
 class Present:

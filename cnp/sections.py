@@ -54,6 +54,11 @@ class Section:
     fixes: list[Fix] = field(default_factory=list)
     align: int = 8
 
+    @property
+    def room(self) -> int:
+        """Bytes that it takes at most, wherever it begins."""
+        return len(self.data) + self.align - 1 if self.data else 0
+
 
 class Data:
     """Appends to a section of a program. own: refuses places of other programs and programs that are closed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import platform
@@ -22,9 +23,9 @@ from cnp.ebpf.translate import Job, Places, translated
 from cnp.errors import LabelError, OperandError, RangeError, StateError
 from cnp.library import ENTER, Library
 from cnp.link import code_memory
-from cnp.operands import Slot, r
+from cnp.operands import Slot, Symbol, r
 from cnp.records import Things
-from tests.core_programs import OUTSIDE, borders, forms, program
+from tests.core_programs import FRAME, OUTSIDE, borders, forms, operand, program
 from tests.ebpf_model import random_program
 
 TARGETS = ("x86_64", "aarch64", "riscv64", "ppc64le", "mips64", "mips64el")
@@ -70,6 +71,58 @@ def test_every_form_has_the_bytes_of_the_reference(target: str) -> None:
     while chosen:
         compare(program(lib, seed, 500, chosen), BASE + (seed << 20))
         seed += 1
+
+
+def with_data(lib: Library, seed: int, size: int) -> Assembler:
+    """A program of operations that take addresses, some in data and beside places, and data with addresses in it."""
+    rng = random.Random(seed)
+    usable = [
+        (o, form) for o, form in forms(lib) if any(a.kind in ("symbol", "u64") for a in form.accepts) and not form.same
+    ]  # fmt: skip
+    asm = Assembler(lib)
+    asm.function("main", frame=FRAME)
+    code, table, word = [asm.label() for _ in range(3)], asm.rodata.label("table"), asm.data.label("word")
+    places = [table, table + 8, word, word - 4, code[0] + 4, code[1], Symbol(OUTSIDE)]
+    while len(asm.ops) < size:
+        operation, form = rng.choice(usable)
+        operands = [
+            rng.choice(places) if a.kind in ("symbol", "u64") else operand(a, rng, asm, code) for a in form.accepts
+        ]  # fmt: skip
+        with contextlib.suppress(OperandError):  # registers that do not differ
+            asm.op(operation.name, *operands)
+        if len(asm.ops) % 3 == 0 and code[-1].position is None:
+            asm.bind(next(label for label in code if label.position is None))
+    asm.op("ret", Slot(0))
+    for section, label in ((asm.rodata, table), (asm.data, word)):
+        section.bytes(rng.randbytes(rng.randrange(20)))
+        section.align(rng.choice((1, 4, 64)))
+        section.bind(label)
+        section.u32(1, 2)
+        section.address(table, code[0], word + 8)
+        section.relative(code[1], table + 1, code[2] - 1)
+    asm.export("inside", table + 3)
+    return asm
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_programs_with_data_have_the_bytes_of_the_reference(target: str) -> None:
+    lib = library(target)
+    for seed in range(4):
+        asm = with_data(lib, seed, 40)
+        assert compare(asm) > 200
+        code, data = encode.size_bound(asm.program)
+        image = encode.encode(asm.program, BASE, DATA_BASE, addresses(lib))
+        assert len({*image.sections.values()}) == 2
+        assert len(image.code) <= code and len(image.data) <= data
+
+
+def test_an_address_beyond_all_addresses_is_judged_by_the_reference() -> None:
+    asm = Assembler(library("x86_64"))
+    asm.function("main", frame=256)
+    asm.op("i64_move", Slot(8), asm.rodata.here("table") - (1 << 62))
+    asm.op("ret", Slot(0))
+    asm.rodata.u8(1)
+    compare(asm)
 
 
 @pytest.mark.parametrize("target", ["aarch64", "ppc64le", "riscv64"])

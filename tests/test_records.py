@@ -372,7 +372,7 @@ def test_operands_that_records_cannot_say(pure: bool) -> None:
 
 
 def test_what_the_core_does_not_know_is_linked_all_the_same() -> None:
-    """Edits, cold code and data: the operations stay what they were."""
+    """Edits and cold code: the operations stay what they were."""
     asm = vocabulary(pure=False)
     asm.function("f", frame=32)
     add = record(asm, "i64_add", slot(0), slot(0), slot(8))
@@ -381,9 +381,10 @@ def test_what_the_core_does_not_know_is_linked_all_the_same() -> None:
     word = asm.data.here("word")
     asm.data.i64(40)
     asm.i64_move(cnp.r[1], word)
-    assert asm.program.in_core() is None
+    assert asm.program.in_core() is not None and asm.ops[-1].values == (cnp.r[1], word)
     asm.extend(add)
     asm.ops.replace(0, "i64_add", slot(0), slot(0), 100)
+    assert asm.program.in_core() is None
     asm.i64_load(cnp.r[1], cnp.r[1], 0)
     with asm.cold():
         asm.i64_add(slot(0), slot(0), cnp.r[1])
