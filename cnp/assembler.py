@@ -51,7 +51,7 @@ from cnp.operands import (
     word,
 )
 from cnp.program import Op, Program, Span, check_slots
-from cnp.records import Present, Records, Things, UnknownError, chosen, read
+from cnp.records import Present, Records, Things, UnknownError, chosen, is_held, read
 from cnp.sections import DATA, RODATA, Data, check_alignment
 from cnp.stencil import Operation
 
@@ -172,7 +172,7 @@ class Assembler:
             self._own_open(label)
         if isinstance(value, Register):
             self.library.home(value)  # OperandError: the vocabulary has no such register
-        if isinstance(value, Cell) and (isinstance(value, Lazy) or not isinstance(value.initial, int)):
+        if isinstance(value, Cell) and not is_held(value):
             self.program.ops.listed()  # the core knows no such cells
         try:
             return self._things.operand(value)

@@ -68,6 +68,10 @@ def linked(program: Program, records: Records, base: int, data_base: int, addres
         size = batch.settle(base, data_base, addresses | known)  # which moves nothing: no jump goes there
     data = bytearray(8 * len(used))
     code = batch.written(size, data)
+    for cell, address in used.items():
+        if isinstance(cell.initial, Place):
+            start = address - data_base
+            data[start : start + 8] = places.word(cell.initial)
     return Image(
         base,
         code + places.rodata(len(code)),
@@ -109,6 +113,10 @@ class Places:
             return self.sections[place.section] + (place.offset or 0)
         assert isinstance(place, Label)  # the core has no others
         return self.base + self.offsets[place.position or 0] if place.address is None else place.address
+
+    def word(self, place: Place) -> bytes:
+        """Its address as a cell holds it."""
+        return (self.address(place) % ADDRESSES).to_bytes(8, self.program.library.target.byteorder)  # type: ignore[arg-type]
 
     def symbols(self) -> Iterator[tuple[str, int]]:
         """Addresses by name: of functions in their order, of global labels, of exports."""

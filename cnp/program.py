@@ -5,12 +5,12 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from cnp.errors import LabelError, OperandError
 from cnp.labels import Labels
 from cnp.library import ENTER, Library
-from cnp.operands import At, DataLabel, Function, Label, Lazy, Offset, Place, Slot, Table, Value
+from cnp.operands import At, Cell, DataLabel, Function, Label, Lazy, Offset, Place, Slot, Table, Value
 from cnp.oplist import OpList
 from cnp.sections import DATA, RODATA, Section
 from cnp.stencil import Form, Operation, What
@@ -140,17 +140,16 @@ class Program:
                 jumps = declared.kind in ("label", "table") and not op.operation.calls
                 for label in value.labels if isinstance(value, Table) else (value,):
                     self._check_label(index, label, jumps)
-            elif isinstance(value, (DataLabel, Offset)):
+            elif isinstance(value, Place):
                 self._check_place(f"op {index} ({op.operation.name})", value)
-            elif isinstance(value, Lazy) and declared.kind == "table" and not op.operation.calls:
+            if isinstance(value, Lazy) and declared.kind == "table" and not op.operation.calls:
                 facts = {"op": op.operation.name, "operand": declared.name, "value": value.name}
                 message = f"op {index} ({op.operation.name}) jumps to {value.name}, which can only be called"
                 raise OperandError(message, **facts, allowed="table")
 
     def is_bound(self, place: Place) -> bool:
-        """Whether a place, or what it lies beside, is somewhere."""
-        if isinstance(place, Offset):
-            place = place.place
+        """Whether a place, or what its address is made of, is somewhere."""
+        place = anchor(place)
         if isinstance(place, Label) and place.address is None:
             return place.position is not None and 0 <= place.position < len(self.ops)
         return not isinstance(place, DataLabel) or place.offset is not None
@@ -158,7 +157,7 @@ class Program:
     def _check_place(self, who: str, place: Place) -> None:
         """LabelError for a place that is bound to nothing."""
         if not self.is_bound(place):
-            name = (place.place if isinstance(place, Offset) else place).name  # type: ignore[attr-defined]
+            name = anchor(place).name  # type: ignore[attr-defined]
             raise LabelError(f"{who} refers to label {name!r}, which is bound to nothing", label=name)
 
     def _check_label(self, index: int, label: Label, jumps: bool) -> None:
@@ -194,6 +193,13 @@ class Program:
             if goes_on(last.form):
                 message = f"the code runs off its end after op {end - 1} ({last.operation.name})"
                 raise LabelError(message, label="", index=end - 1)
+
+
+def anchor(place: Place) -> Place:
+    """What a place lies beside, or what place a cell holds at first."""
+    while isinstance(place, Offset) or (isinstance(place, Cell) and isinstance(place.initial, Place)):
+        place = place.place if isinstance(place, Offset) else cast(Place, place.initial)
+    return place
 
 
 def goes_on(form: Form) -> bool:

@@ -96,6 +96,12 @@ def is_late(value: object) -> bool:
     )
 
 
+def is_held(cell: Cell) -> bool:
+    """Whether the core can hold a cell: a number, or a place whose address is filled in behind it."""
+    plain = isinstance(cell.initial, (int, Label)) or is_late(cell.initial)
+    return plain and not isinstance(cell, Lazy)
+
+
 class Things:
     """What the records of a program name by number: labels, cells, tables, symbols, and numbers that have no room.
 
@@ -152,9 +158,9 @@ class Things:
     def _cell(self, cell: Cell) -> int:
         if cell not in self.known:
             if self.batch is not None:
-                if isinstance(cell, Lazy) or not isinstance(cell.initial, int):
+                if not is_held(cell):
                     raise UnknownError
-                self.batch.cell(cell.initial)
+                self.batch.cell(cell.initial if isinstance(cell.initial, int) else 0)
             self.known[cell] = len(self.cells)
             self.cells.append(cell)
         return self.known[cell]
@@ -493,6 +499,7 @@ class Records:
         """Check their program and collect what belongs to it. LabelError, OperandError: as `Program.check`."""
         suspects = [POSITION] if program.composed else []
         suspects += [] if all(map(program.is_bound, self.things.late())) else [SYMBOL]
+        suspects += [] if all(map(program.is_bound, self.things.cells)) else [CELL]
         for position, op in self.select(kinds=suspects) if suspects else ():
             program.check_op(position, op)
         try:

@@ -82,7 +82,8 @@ def with_data(lib: Library, seed: int, size: int) -> Assembler:
     asm = Assembler(lib)
     asm.function("main", frame=FRAME)
     code, table, word = [asm.label() for _ in range(3)], asm.rodata.label("table"), asm.data.label("word")
-    places = [table, table + 8, word, word - 4, code[0] + 4, code[1], Symbol(OUTSIDE)]
+    cells = [asm.cell(initial) for initial in (7, code[2], table, word + 4)]
+    places = [table, table + 8, word, word - 4, code[0] + 4, code[1], Symbol(OUTSIDE), *cells]
     while len(asm.ops) < size:
         operation, form = rng.choice(usable)
         operands = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Callable
 
@@ -9,7 +10,9 @@ import pytest
 
 import cnp
 from cnp import LabelError, OperandError, RangeError, Symbol, slot
+from cnp.assembler import Label
 from cnp.foreign import Call, ForeignCode
+from cnp.operands import Place
 from cnp.runtime import installed
 from tests.support import every_target, runnable
 
@@ -198,6 +201,31 @@ def test_labels_of_data_that_are_bound_to_nothing(asm: cnp.Assembler) -> None:
     asm.data.bind(label)
     asm.check()
     assert asm.encode(BASE).code
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_places_that_operations_and_cells_name_have_to_be_bound(listed: bool) -> None:
+    makes: list[Callable[[cnp.Assembler, Place], Place]] = [
+        lambda asm, place: place, lambda asm, place: place + 8,
+        lambda asm, place: asm.cell(place), lambda asm, place: asm.cell(place - 8),
+    ]  # fmt: skip
+    for make, in_data in itertools.product(makes, (False, True)):
+        asm = cnp.load("ops").assembler()
+        asm.function("f", frame=32)
+        label = asm.data.label("nowhere") if in_data else asm.label("nowhere")
+        if listed:
+            asm.program.ops.listed()
+        asm.i64_move(slot(0), make(asm, label))
+        asm.ret(slot(0))
+        with pytest.raises(LabelError, match=r"op 0 .*nowhere") as caught:
+            asm.check()
+        assert caught.value.label == "nowhere"
+        if isinstance(label, Label):
+            asm.bind(label)
+            asm.ret(slot(0))
+        else:
+            asm.data.bind(label)
+        asm.check()
 
 
 def test_symbols_of_data_are_missed_too(asm: cnp.Assembler) -> None:
