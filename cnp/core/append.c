@@ -206,17 +206,6 @@ static inline bool reserve_notes(struct cnp_program *program)
            reserve(program->library, &program->specials, sizeof(uint32_t), 64);
 }
 
-/* What follows from a choice for the next operation, whose record is there. bound: its bytes at most. */
-static inline void put_next(struct cnp_program *program, const struct choice *choice, uint32_t bound)
-{
-    const size_t count = program->count;
-    program->variants[count] = choice->near;
-    note_jumps(program, count, choice->jumps >> 63);
-    program->starts[count + 1] = program->starts[count] + (uint32_t)choice->sizes;
-    program->hot_bound += bound;
-    program->count++;
-}
-
 /* The near variants again. */
 static void restore(struct cnp_program *program)
 {
@@ -244,7 +233,7 @@ static int append_one(struct cnp_program *program, struct cnp_evidence *evidence
         return status;
     if ((choice->adjust & ALWAYS) || (choice->adjust && record->word[5] < 0))
         status = adjust(program, op, choice, record);
-    if (!status && (!choice->plain || shape->things)) {
+    if (!status && (choice->near->special || shape->things)) {
         uint32_t position = (uint32_t)program->count;
         status = add(program, &program->specials, &position, sizeof position, NULL);
     }
@@ -253,7 +242,11 @@ static int append_one(struct cnp_program *program, struct cnp_evidence *evidence
     if (status)
         return fail(evidence, status, program->count, record->op);
     record->form = choice->form;
-    put_next(program, choice, op->forms[choice->form].bound);
+    program->variants[program->count] = choice->near;
+    note_jumps(program, program->count, choice->jumps >> 63);
+    program->hot_bound += op->forms[choice->form].bound;
+    program->starts[program->count + 1] = program->starts[program->count] + choice->near->size;
+    program->count++;
     return CNP_OK;
 }
 
@@ -304,12 +297,6 @@ static inline const struct shape *shape_at(const struct cnp_library *library, ui
 
 #ifdef AVX2
 
-/* The first 8 bytes of a record with its form. */
-static inline uint64_t with_form(uint64_t head, const struct choice *choice)
-{
-    return (head & ~(uint64_t)0xFFFF0000) | choice->form_bits;
-}
-
 AVX2 static size_t append_at_once(struct cnp_program *program, const uint8_t *from, size_t count)
 {
     const struct cnp_library *const library = program->library;
@@ -326,7 +313,7 @@ AVX2 static size_t append_at_once(struct cnp_program *program, const uint8_t *fr
             break;
         }
         const struct choice *choice = &shape->choice[found];
-        keep_at_once(ends.record, record, with_form(head, choice));
+        keep_at_once(ends.record, record, (head & ~(uint64_t)0xFFFF0000) | choice->form_bits);
         put_choice(&ends, choice);
     }
     return put_ends(program, ends);
@@ -405,7 +392,7 @@ static NOINLINE int append_many(struct cnp_program *program, const void *records
     return status;
 }
 
-/* ---- the next record */
+/* ---- one record and many */
 
 /* Whether one more record goes behind the others as things are: there are some already, so that there is a function. */
 static inline bool is_ready(const struct cnp_program *program)
@@ -416,62 +403,11 @@ static inline bool is_ready(const struct cnp_program *program)
     return count && has_room && program->limit >= 8 && !program->moved && program->starts[count] <= NONE - LARGEST;
 }
 
-/* What follows from a choice that a table told, for the next operation. */
-static inline void put_found(struct cnp_program *program, const struct choice *choice)
-{
-    if (UNLIKELY(choice->sizes >= SPECIAL))
-        AT(program->specials, uint32_t, program->specials.count++) = (uint32_t)program->count;
-    put_next(program, choice, (uint32_t)(choice->sizes % SPECIAL >> 32));
-}
-
-#ifdef AVX2
-
-AVX2 static bool append_next_at_once(struct cnp_program *program, const void *from)
-{
-    uint64_t head;
-    memcpy(&head, from, sizeof head);
-    const __m256i record = _mm256_loadu_si256((const __m256i *)from);
-    const struct lanes lanes = lanes_of(program->limit - 8);
-    const struct shape *shape = shape_at(program->library, head & 0xFFFF, (uint32_t)(head >> 32));
-    const unsigned found = LIKELY(shape) ? look_at_once(shape, record, &lanes) : SCAN;
-    if (found == SCAN)
-        return false;
-    keep_at_once(&program->records[program->count], record, with_form(head, &shape->choice[found]));
-    put_found(program, &shape->choice[found]);
-    return true;
-}
-
-#endif
-
-static NOINLINE bool append_next_in_steps(struct cnp_program *program, const void *from)
-{
-    struct cnp_record record;
-    memcpy(&record, from, sizeof record);
-    const struct shape *shape = shape_at(program->library, record.op, record.kinds);
-    const unsigned found = LIKELY(shape) ? look(shape, &record, program->limit - 8) : SCAN;
-    if (found == SCAN)
-        return false;
-    record.form = shape->choice[found].form;
-    program->records[program->count] = record;
-    put_found(program, &shape->choice[found]);
-    return true;
-}
-
-/* Append one record, as append_quickly does with many; false: it has to be looked at more closely. */
-static inline bool append_next(struct cnp_program *program, const void *from)
-{
-#ifdef AVX2
-    if (program->library->avx2)
-        return append_next_at_once(program, from);
-#endif
-    return append_next_in_steps(program, from);
-}
-
 int cnp_append(struct cnp_program *program, const void *records, size_t count, size_t *done,
                struct cnp_evidence *evidence)
 {
     program->planned = program->settled = false;
-    if (count != 1 || !is_ready(program) || !append_next(program, records))
+    if (count != 1 || !is_ready(program) || !append_quickly(program, records, 1))
         return append_many(program, records, count, done, evidence);
     *done = 1;
     return CNP_OK;

@@ -378,7 +378,7 @@ static bool describe(struct cnp_library *library, const struct operation *op, st
     struct variant *near = &op->variants[2 * form];
     if (!make_turns(library, near, f, &f->block[0][0]) || !make_turns(library, near + 1, f, &f->block[1][0]))
         return false;
-    *choice = (struct choice){.near = near, .form = (uint16_t)form, .form_bits = (uint64_t)form << 16, .plain = f->plain,
+    *choice = (struct choice){.near = near, .form = (uint16_t)form, .form_bits = (uint64_t)form << 16,
                               .sizes = near->size | (uint64_t)f->bound << 32 | (f->plain ? 0 : SPECIAL),
                               .jumps = f->plain && near->jump_from ? (uint64_t)1 << 63 : 0};
     unsigned always = 0, negative = 0;

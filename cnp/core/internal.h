@@ -117,7 +117,6 @@ struct choice {
     uint16_t form;
     uint8_t closer;  /* records of it have to be looked at more closely: always, or where their wide number is negative */
     uint8_t adjust;  /* the same of numbers that have to be written in another way */
-    uint8_t plain;
 };
 enum { ALWAYS = 1, NEGATIVE = 2 };
 #define SPECIAL ((uint64_t)1 << 56)

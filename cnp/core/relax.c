@@ -13,12 +13,12 @@ static uint32_t growth_between(const struct jump *jumps, size_t count, size_t k,
     *open = false;
     for (size_t i = k + 1; goal > op && i < count && jumps[i].op < goal; i++) {
         bool is_long = jumps[i].far && jumps[i].far < round;
-        grown += is_long ? jumps[i].near[1].size - jumps[i].near[0].size : 0;
+        grown += is_long ? jumps[i].near->growth : 0;
         *open |= !is_long;
     }
     for (size_t i = k; goal <= op && i-- > 0 && jumps[i].op >= goal;) {
         bool is_long = jumps[i].far && jumps[i].far < round;
-        grown += is_long ? jumps[i].near[1].size - jumps[i].near[0].size : 0;
+        grown += is_long ? jumps[i].near->growth : 0;
         *open |= !is_long;
     }
     return grown;
@@ -80,7 +80,7 @@ static void push(struct cnp_program *p, uint32_t *longer)
     for (size_t i = 0; i < count; i++) {
         const struct jump *jump = &jumps[longer[i]];
         move_all(p, at, jump->op + (size_t)1, grown);
-        at = jump->op + (size_t)1, grown += jump->near[1].size - jump->near[0].size;
+        at = jump->op + (size_t)1, grown += jump->near->growth;
         p->variants[jump->op] = jump->near + 1;
     }
     move_all(p, at, p->count + 1, grown);
@@ -163,8 +163,7 @@ static uint32_t most_growth(const struct cnp_program *p)
 {
     uint32_t most = p->growth;
     for (size_t i = 0; i < p->specials.count; i++) {
-        const struct variant *near = p->variants[AT(p->specials, uint32_t, i)];
-        const uint32_t growth = near[1].size - near[0].size;
+        const uint32_t growth = p->variants[AT(p->specials, uint32_t, i)]->growth;
         most = growth > most ? growth : most;
     }
     return most;
@@ -224,9 +223,8 @@ static void push_longer(struct cnp_program *p)
     for (size_t w = 0; w <= p->count / 64; w++)
         for (uint64_t left = AT(p->longer, uint64_t, w); left; left &= left - 1) {
             const size_t op = 64 * w + (size_t)__builtin_ctzll(left);
-            const struct variant *far = p->variants[op];
             move_all(p, at, op + 1, grown);
-            at = op + 1, grown += far->size - far[-1].size;
+            at = op + 1, grown += p->variants[op][-1].growth; /* it takes the far one, which follows the near one */
         }
     move_all(p, at, p->count + 1, grown);
 }
