@@ -6,12 +6,12 @@ from __future__ import annotations
 import struct
 from array import array
 from collections.abc import Iterator, Sequence
-from typing import TypeVar, overload
+from typing import Any, TypeVar, overload
 
 from cnp import patch
 from cnp.emit import CELL
 from cnp.errors import RangeError
-from cnp.operands import Cell, DataLabel, Label, Offset, Place
+from cnp.operands import Cell, Place
 from cnp.patch import ADDRESSES, DATA_ALIGN, Image, Resolver, check_base, resolve
 from cnp.plan import BASE_ALIGN, align
 from cnp.program import Program
@@ -58,89 +58,71 @@ def linked(program: Program, records: Records, base: int, data_base: int, addres
     """The image of a planned program."""
     batch, late = records.batch, records.things.late()
     size = batch.settle(base, data_base, addresses)
-    cells = {cell: batch.cell_place(number) for number, cell in enumerate(records.things.cells)}
-    used = {cell: data_base + place for cell, place in cells.items() if place >= 0}
-    places = Places(program, base, size, data_base + 8 * len(used), batch.offset_array())
+    places = {cell: batch.cell_place(number) for number, cell in enumerate(records.things.cells)}
+    used = {cell: data_base + place for cell, place in places.items() if place >= 0}
+    offsets = batch.offset_array()
+    image = layout(program, base, base + size, data_base, offsets, used, addresses)
     if late:
-        known = {place: places.address(place) for place in late}
+        known = {place: image.address(place) for place in late}
         if not all(0 <= address < ADDRESSES for address in known.values()):
             return patch.encode(program, base, data_base, addresses)  # whose numbers have no end
         size = batch.settle(base, data_base, addresses | known)  # which moves nothing: no jump goes there
-    data = bytearray(8 * len(used))
-    code = batch.written(size, data)
-    for cell, address in used.items():
+    cells = bytearray(8 * len(used))
+    code = batch.written(size, cells)
+    image.code = code + rodata(program, image, size)
+    image.data = data(program, image, cells)
+    image.ranges = Ranges(offsets, batch.odd_blocks())
+    image.symbols = {name: image.address(place) for name, place in program.symbols()}
+    image.cells = dict(cells_of(records, used))
+    image.routines = batch.routines()
+    return image
+
+
+def layout(
+    program: Program,
+    base: int,
+    end: int,
+    data_base: int,
+    offsets: array[int],
+    cells: dict[Cell, int],
+    imports: dict[str, int],
+) -> Image:
+    """An image that knows where everything lies, and nothing else yet. end: of the code; offsets: of the operations, and of the
+    end."""
+    sections = program.sections
+    first = align(end, sections[RODATA].align) if sections[RODATA].data else end
+    second = align(data_base + 8 * len(cells), sections[DATA].align)
+    starts = {RODATA: first, DATA: second}
+    return Image(base, b"", data_base, b"", Offsets(offsets), (), {}, {}, {}, cells, imports, starts)
+
+
+# ---- what the core leaves to do
+
+
+def rodata(program: Program, image: Image, size: int) -> bytes:
+    """What follows on so many bytes of code: traps up to the section, and that."""
+    trap, gap = program.library.target.trap, image.sections[RODATA] - image.base - size
+    phase = size % len(trap)
+    traps = (trap * ((phase + gap) // len(trap) + 1))[phase : phase + gap]
+    return traps + contents(program, image, RODATA)
+
+
+def data(program: Program, image: Image, cells: bytearray) -> bytes:
+    """The cells, with the addresses that some hold at first, then zeros up to the section, and that."""
+    order: Any = program.library.target.byteorder
+    for cell, address in image.cell_places.items():
         if isinstance(cell.initial, Place):
-            start = address - data_base
-            data[start : start + 8] = places.word(cell.initial)
-    return Image(
-        base,
-        code + places.rodata(len(code)),
-        data_base,
-        bytes(data) + places.data(data_base + len(data)),
-        Offsets(places.offsets),
-        Ranges(places.offsets, batch.odd_blocks()),
-        dict(places.symbols()),
-        dict(cells_of(records, used)),
-        batch.routines(),
-        used,
-        addresses,
-        places.sections,
-    )
+            start = address - image.data_base
+            cells[start : start + 8] = (image.address(cell.initial) % ADDRESSES).to_bytes(8, order)
+    section = contents(program, image, DATA)
+    gap = image.sections[DATA] - image.data_base - len(cells) if section else 0
+    return bytes(cells) + bytes(gap) + section
 
 
-class Places:
-    """What the core does not lay out: data sections, behind the code and behind the cells, and addresses by name.
-
-    size: bytes of the code. end: of the cells. offsets: of the operations, and of the end.
-    """
-
-    def __init__(self, program: Program, base: int, size: int, end: int, offsets: array[int]) -> None:
-        self.program, self.base, self.offsets = program, base, offsets
-        starts = {RODATA: base + size, DATA: end}
-        sections = program.sections
-        self.sections = {
-            RODATA: align(starts[RODATA], sections[RODATA].align)
-            if sections[RODATA].data
-            else starts[RODATA],
-            DATA: align(starts[DATA], sections[DATA].align),
-        }
-
-    def address(self, place: Place) -> int:
-        """Of a label, or a place in data, or beside one of them, which is bound."""
-        if isinstance(place, Offset):
-            return self.address(place.place) + place.addend
-        if isinstance(place, DataLabel):
-            return self.sections[place.section] + (place.offset or 0)
-        assert isinstance(place, Label)  # the core has no others
-        return self.base + self.offsets[place.position or 0] if place.address is None else place.address
-
-    def word(self, place: Place) -> bytes:
-        """Its address as a cell holds it."""
-        return (self.address(place) % ADDRESSES).to_bytes(8, self.program.library.target.byteorder)  # type: ignore[arg-type]
-
-    def symbols(self) -> Iterator[tuple[str, int]]:
-        """Addresses by name: of functions in their order, of global labels, of exports."""
-        names: dict[str, Label] = {f.name: f for f in self.program.functions} | self.program.named
-        for name, label in names.items():
-            if label.address is not None or self.program.is_bound(label):
-                yield name, self.address(label)
-        for name, place in self.program.exports.items():
-            yield name, self.address(place)
-
-    def rodata(self, size: int) -> bytes:
-        """What follows on so many bytes of code: traps up to the section, and that."""
-        trap, gap = self.program.library.target.trap, self.sections[RODATA] - self.base - size
-        before = (trap * ((size + gap) // len(trap) + 1))[size : size + gap] if gap else b""
-        return before + self._filled(RODATA)
-
-    def data(self, end: int) -> bytes:
-        """The same behind the cells, which end there: zeros, and the section."""
-        section = self._filled(DATA)
-        return bytes(self.sections[DATA] - end) + section if section else b""
-
-    def _filled(self, name: str) -> bytes:
-        section = self.program.sections[name]
-        return filled(section, self.address, self.program.library.target.byteorder) if section.data else b""
+def contents(program: Program, image: Image, name: str) -> bytes:
+    """The bytes of a section."""
+    section = program.sections[name]
+    return filled(section, image.address, program.library.target.byteorder) if section.data else b""
 
 
 def cells_of(records: Records, addresses: dict[Cell, int]) -> Iterator[tuple[int, dict[str, int]]]:

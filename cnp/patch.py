@@ -150,7 +150,7 @@ class Patcher:
             self.data(),
             [piece.address - self.base for piece in plan.hot],
             [(p.address - self.base, p.address - self.base + p.keep, p.op) for p in self.pieces() if p.keep],
-            dict(self.symbols()),
+            {name: self.operand(place) for name, place in self.program.symbols()},  # type: ignore[arg-type]
             dict(self.cell_addresses()),
             {piece.name: piece.address for piece in plan.routines.values()},
             {cell: self.operand(cell) for cell in plan.cells},
@@ -162,16 +162,6 @@ class Patcher:
         """All pieces in the order of their addresses."""
         for chunk in self.plan.chunks:
             yield from chunk.pieces()
-
-    def symbols(self) -> Iterator[tuple[str, int]]:
-        """Addresses by name: of functions in their order, of global labels, of exports."""
-        names = {f.name: f for f in self.program.functions} | self.program.named
-        for name, label in names.items():
-            bound = label.position is not None and label.position < len(self.plan.hot)
-            if bound or label.address is not None:
-                yield name, self.operand(label)
-        for name, place in self.program.exports.items():
-            yield name, self.operand(place)  # type: ignore[arg-type]
 
     # ---- holes
 

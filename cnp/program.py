@@ -99,6 +99,12 @@ class Program:
         for name, cell in self.lazy.items():
             yield f"lazy {name}", cell
 
+    def symbols(self) -> Iterator[tuple[str, Place]]:
+        """What is somewhere, by name: functions in their order, global labels, exports."""
+        names = {function.name: function for function in self.functions} | self.named
+        yield from ((name, label) for name, label in names.items() if self.is_bound(label))
+        yield from self.exports.items()
+
     def function_at(self, position: int) -> Function:
         """The function that an operation belongs to."""
         return self.functions[bisect_right(self.functions, position, key=lambda f: f.position or 0) - 1]

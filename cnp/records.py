@@ -497,11 +497,14 @@ class Records:
 
     def plan(self, program: Program) -> None:
         """Check their program and collect what belongs to it. LabelError, OperandError: as `Program.check`."""
-        suspects = [POSITION] if program.composed else []
-        suspects += [] if all(map(program.is_bound, self.things.late())) else [SYMBOL]
-        suspects += [] if all(map(program.is_bound, self.things.cells)) else [CELL]
-        for position, op in self.select(kinds=suspects) if suspects else ():
-            program.check_op(position, op)
+        fine = {
+            POSITION: not program.composed,
+            SYMBOL: all(map(program.is_bound, self.things.late())),
+            CELL: all(map(program.is_bound, self.things.cells)),
+        }
+        if not all(fine.values()):
+            for position, op in self.select(kinds=[kind for kind in fine if not fine[kind]]):
+                program.check_op(position, op)
         try:
             with self.alone():
                 for number, label in enumerate(self.things.labels):
